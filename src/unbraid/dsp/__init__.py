@@ -1,1 +1,1 @@
-"""."""
+"""Signal processing on NumPy arrays, without any knowledge of models or files."""
