@@ -127,8 +127,6 @@ class SpleeterConfig:
     def from_json(cls, source: Mapping[str, Any] | str | Path) -> SpleeterConfig:
         """Read a Spleeter JSON.
 
-        Parameters
-        ----------
         source : the path of a JSON file, or its content as a mapping
 
         Raises
