@@ -27,7 +27,7 @@ def ratio_masks(estimates: FloatArray, *, exponent: float = 2.0) -> FloatArray:
     elif exponent == 1.0:
         masks = estimates.copy()
     else:
-        masks = estimates**np.float32(exponent)
+        masks = estimates ** np.float32(exponent)
     masks += np.float32(EPSILON / n_stems)
     # ε/S is added to every stem first, so the plain sum is Σ v^p + ε.
     total = masks.sum(axis=0)
@@ -36,7 +36,9 @@ def ratio_masks(estimates: FloatArray, *, exponent: float = 2.0) -> FloatArray:
     return masks
 
 
-def apply_masks(spec: ComplexArray, masks: FloatArray, groups: Sequence[Sequence[int]], *, extension: str) -> ComplexArray:
+def apply_masks(
+    spec: ComplexArray, masks: FloatArray, groups: Sequence[Sequence[int]], *, extension: str
+) -> ComplexArray:
     """Masked spectrograms of groups of stems, with the masks extended from F bins to all of them.
 
     spec : ndarray [shape=(channel, freq, frame), complex64], of the mix

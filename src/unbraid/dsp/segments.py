@@ -98,10 +98,6 @@ class OverlapAdd:
         self._tail = total[..., self._stride :].copy()
         return total[..., : self._stride]
 
-    def flush(self) -> FloatArray:
-        """What the last segments left, [shape=(…, segment − stride)]."""
-        return self._tail
-
 
 def crossfade_weights(n_frames: int, stride: int, index: int) -> FloatArray:
     """Weight of each of the `n_frames` frames of segment `index`, when segments start every `stride` frames.

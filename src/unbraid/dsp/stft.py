@@ -25,7 +25,7 @@ _CHUNK = 32
 
 
 def exact_div(a: int, b: int) -> int:
-    """a / b, which must leave no remainder."""
+    """A / b, which must leave no remainder."""
     quotient, remainder = divmod(a, b)
     if remainder:
         raise ValueError(f"{a} is not a multiple of {b}")
