@@ -1,1 +1,5 @@
-"""."""
+"""Audio files and arrays: reading, writing and resampling, block by block.
+
+`read`, `container`: any file → blocks of float32 (PyAV). `write`, `encoding` and the writers per format: blocks → files.
+`resample`: sample rates. `layout`: which channels belong together.
+"""
