@@ -1,0 +1,5 @@
+"""`python -m unbraid` is the command `unbraid`."""
+
+from unbraid.cli import main
+
+main()

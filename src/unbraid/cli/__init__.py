@@ -1,0 +1,55 @@
+"""The command `unbraid`: options in, words and exit codes out; the work is done elsewhere.
+
+Exit codes: 0 all done; 1 some file failed; 2 usage; 3 model or weights missing; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+import unbraid
+from unbraid.cli.demo import demo
+from unbraid.cli.doctor import doctor
+from unbraid.cli.separate import separate
+from unbraid.errors import UnbraidError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Takes a song apart: any audio file in, its stems (vocals, drums, bass, …) out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(no_args_is_help=True)(separate)
+app.command()(demo)
+app.command()(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"unbraid {unbraid.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options of the command itself."""
+
+
+def main() -> None:
+    """Run the command and exit with its code; every foreseen error is one line."""
+    try:
+        app()
+    except UnbraidError as error:
+        print(f"unbraid: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("unbraid: interrupted; no incomplete file was left", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,52 @@
+"""`unbraid demo`: a song made on the spot, taken apart again, and how well that went."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["demo"]
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Option("-o", "--output_path", "--output-path", help="Folder that everything goes to.")
+    ] = Path("unbraid-demo"),
+    seconds: Annotated[float, typer.Option("-d", "--duration", min=2.0, max=600.0, help="Length of the song.")] = 30.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another number, another song.")] = 0,
+) -> None:
+    """Synthesize a song with true stems, separate its mix, and print the SDR of each stem."""
+    from unbraid.audio.read import read_audio
+    from unbraid.audio.write import write_audio
+    from unbraid.cli.render import clock
+    from unbraid.datasets.synthetic import synthesize_song
+    from unbraid.datatypes import Audio
+    from unbraid.evaluation.scores import energy_sdr
+    from unbraid.separation.separator import Separator
+
+    song = synthesize_song(seconds=seconds, seed=seed)
+    mix = sum(song.values())
+    for name, samples in {"song": mix, **{f"true/{stem}": one for stem, one in song.items()}}.items():
+        path = folder / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_audio(path, Audio(samples, 44100))
+    print(f"Made a song of {clock(seconds)} with true stems: {folder / 'song.wav'}, {folder / 'true'}")
+    start = time.perf_counter()
+    with Separator() as separator:
+        ready = time.perf_counter()
+        report = separator.separate_to_file(folder / "song.wav", folder / "separated")
+        elapsed = time.perf_counter() - ready
+        print(
+            f"Separated with {separator.model_name} in {elapsed:.1f} s, {seconds / elapsed:.0f}× real time "
+            f"(after {ready - start:.1f} s to load; {separator.engine.describe()})"
+        )
+    print(f"\n{'stem':<8} {'SDR':>8} {'of the mix':>11}   file")
+    for stem, written in report.stems.items():
+        estimate = read_audio(written.path).samples
+        sdr, mix_sdr = energy_sdr(song[stem], estimate), energy_sdr(song[stem], mix)
+        print(f"{stem:<8} {sdr:5.2f} dB {mix_sdr:8.2f} dB   {written.path}")
+    print("\nSDR: energy of the true stem over that of the error; more is better. The song is synthetic: listen to it.")
+    print(f"Your own music: unbraid separate song.mp3 -o {folder}")

@@ -1,0 +1,57 @@
+"""`unbraid doctor`: what is installed, what it can do, and where things are."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["doctor"]
+
+_PACKAGES = ("numpy", "scipy", "openvino", "onnx", "av", "soundfile", "soxr", "safetensors", "onnxruntime", "torch")
+_SETTINGS = ("UNBRAID_MODEL", "UNBRAID_HOME", "MODEL_PATH")
+
+
+def doctor() -> None:
+    """Print versions, engines, devices, folders and models; for bug reports, and to see what is missing."""
+    import unbraid
+    from unbraid.engines.select import available_engines
+    from unbraid.errors import UnbraidError
+    from unbraid.weights.places import cache_folder, home_folder
+    from unbraid.weights.store import available_models, load_model
+
+    print(f"unbraid {unbraid.__version__}, Python {platform.python_version()} on {platform.platform()}")
+    print(f"  program     {sys.executable}")
+    print(f"  processors  {os.cpu_count()}")
+    print("Packages")
+    for package in _PACKAGES:
+        print(f"  {package:<12}{_version(package)}")
+    print("Engines")
+    for engine in available_engines():
+        print(f"  {engine}")
+    print("Folders and settings")
+    cache = cache_folder()
+    print(f"  models      {home_folder()}")
+    print(f"  cache       {cache} ({_size(cache)} of compiled networks; may be deleted at any time)")
+    for name in _SETTINGS:
+        print(f"  {name} = {os.environ.get(name, '(not set)')}")
+    print("Models")
+    for name in available_models():
+        try:
+            print(f"  {name:<23}ready: {', '.join(stem for stem, _ in load_model(name).stems)}")
+        except UnbraidError as error:
+            print(f"  {name:<23}not here: {error}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _size(folder: Path) -> str:
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    return f"{total / 1e6:.0f} MB"

@@ -1,0 +1,152 @@
+"""What surrounds a Spleeter network: from samples to magnitudes, and from estimated magnitudes to stems.
+
+The track gets `n_fft` zeros in front and is cut into segments of `T` frames. A segment of (T − 1)·hop + n_fft
+samples every T·hop samples holds the very frames that the transform of the whole track has there, and the sum of
+the segments' inverse transforms is the inverse transform of the whole track: streaming is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unbraid.datatypes import ComplexArray, FloatArray
+from unbraid.dsp.masks import apply_masks, ratio_masks
+from unbraid.dsp.segments import crossfade_weights
+from unbraid.dsp.stft import frames_to_samples, istft, stft
+from unbraid.dsp.wiener import WienerFilter, WienerStatistics
+from unbraid.errors import UsageError
+from unbraid.models.spleeter.config import MASK_EXTENSIONS, STRIDE, SpleeterConfig
+
+__all__ = ["SpleeterTransform"]
+
+
+@dataclass(frozen=True)
+class SpleeterTransform:
+    """Spleeter's arithmetic around the network, on stereo segments.
+
+    config : of the network
+    overlap : share of a segment that the next one covers again; their masks fade into each other there
+    wiener : refine the estimates by a multichannel Wiener filter (Spleeter's --mwf) instead of ratio masks
+    """
+
+    config: SpleeterConfig
+    overlap: float = 0.0
+    wiener: bool = False
+
+    def with_options(
+        self,
+        *,
+        overlap: float | None = None,
+        segment_s: float | None = None,
+        high_band: str | None = None,
+        wiener: bool = False,
+    ) -> SpleeterTransform:
+        """The same with a user's choices; None keeps the model's own.
+
+        overlap : in [0, 1)
+        segment_s : length of a segment in seconds, rounded up to whole multiples of 64 frames
+        high_band : mask above the network's bins, "zeros" or "average"; "model" as the configuration says
+        wiener : see the class
+
+        Raises
+        ------
+        UsageError : a value outside its range
+        """
+        config = self.config
+        if high_band not in (None, "model"):
+            if high_band not in MASK_EXTENSIONS:
+                raise UsageError(f"high band must be one of average, zeros, model, got {high_band!r}")
+            config = replace(config, mask_extension=high_band)
+        if segment_s is not None:
+            if not 0 < segment_s <= 600:
+                raise UsageError(f"segment must be in (0, 600] seconds, got {segment_s}")
+            n_frames = -(-int(segment_s * config.sample_rate / config.hop) // STRIDE) * STRIDE
+            config = replace(config, n_frames=max(STRIDE, n_frames))
+        if overlap is not None and not 0 <= overlap < 1:
+            raise UsageError(f"overlap must be in [0, 1), got {overlap}")
+        return SpleeterTransform(config, overlap=self.overlap if overlap is None else overlap, wiener=wiener)
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the stems, in the order of the network's outputs."""
+        return self.config.stems
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        return self.config.sample_rate
+
+    @property
+    def lead(self) -> int:
+        """Zeros before the track, in samples."""
+        return self.config.n_fft
+
+    @property
+    def segment(self) -> int:
+        """Length of a segment in samples."""
+        return frames_to_samples(self.config.n_frames, self.config.n_fft, self.config.hop)
+
+    @property
+    def stride(self) -> int:
+        """Samples from the start of a segment to the start of the next."""
+        return self._stride_frames * self.config.hop
+
+    @property
+    def _stride_frames(self) -> int:
+        return max(1, round(self.config.n_frames * (1 - self.overlap)))
+
+    @property
+    def sums_to_mix(self) -> bool:
+        """Whether the stems add up to the mix: full-band ratio masks do."""
+        full_band = self.config.mask_extension == "average" or self.config.n_bins > self.config.n_fft // 2
+        return full_band and not self.wiener
+
+    def forward(self, segment: FloatArray) -> tuple[tuple[FloatArray, ...], ComplexArray]:
+        """Inputs of the network, and what `inverse` needs beside its outputs.
+
+        segment : ndarray [shape=(2, self.segment), float32]
+        returns : ((magnitudes [shape=(1, 2, T, F), float32],), spectrogram [shape=(2, freq, T), complex64])
+        """
+        spec = stft(segment, n_fft=self.config.n_fft, hop=self.config.hop)
+        low = spec.swapaxes(-1, -2)[..., : self.config.n_bins]
+        return (np.abs(low)[None],), spec
+
+    def inverse(
+        self,
+        outputs: Sequence[FloatArray],
+        spec: ComplexArray,
+        groups: Sequence[Sequence[int]],
+        *,
+        index: int = 0,
+        wiener_filter: WienerFilter | None = None,
+    ) -> FloatArray:
+        """Stems of a segment.
+
+        outputs : the network's, (estimates [shape=(1, stem, 2, T, F), float32],)
+        spec : from `forward`
+        groups : which of the network's stems make up each stem of the result
+        index : number of the segment, which decides how it fades into its neighbours
+        wiener_filter : of the whole track, where the Wiener filter is asked for
+        returns : ndarray [shape=(len(groups), 2, self.segment), float32]
+        """
+        estimates = self.estimates(outputs)
+        if wiener_filter is not None:
+            stems = wiener_filter.apply(spec, estimates)
+            specs = np.stack([stems[list(group)].sum(axis=0) for group in groups])
+        else:
+            masks = ratio_masks(estimates, exponent=self.config.separation_exponent)
+            specs = apply_masks(spec, masks, groups, extension=self.config.mask_extension)
+        if self._stride_frames < self.config.n_frames:
+            specs *= crossfade_weights(self.config.n_frames, self._stride_frames, index)
+        return np.stack([istft(stem, hop=self.config.hop) for stem in specs])
+
+    def estimates(self, outputs: Sequence[FloatArray]) -> FloatArray:
+        """The network's outputs as magnitudes [shape=(stem, channel, F, frame), float32]."""
+        return outputs[0][0].swapaxes(-1, -2)
+
+    def statistics(self) -> WienerStatistics:
+        """Empty statistics for the first pass of the Wiener filter."""
+        return WienerStatistics(len(self.stems), self.config.n_channels, self.config.n_bins)

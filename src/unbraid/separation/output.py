@@ -1,0 +1,161 @@
+"""From blocks of stems to files: names, encodings, and all of a song's files or none."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+
+import numpy as np
+
+from unbraid.audio.write import AudioWriter, Encoding
+from unbraid.datatypes import AudioInfo, FloatArray, WriteReport
+from unbraid.errors import AudioError, UsageError
+
+__all__ = ["CLIP_MODES", "Output", "existing_outputs", "output_paths", "write_stems"]
+
+CLIP_MODES = ("report", "clamp", "rescale")
+_FIELDS = ("filename", "foldername", "instrument", "codec")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the files are to be like; None keeps what the input has.
+
+    codec : "wav", "flac", "mp3", "ogg", "opus", "m4a" or "wma"
+    bitrate : of lossy codecs, in bits per second
+    bit_depth : 16, 24 or "float"
+    sample_rate : in Hz
+    n_channels : 1 or 2; the mix is turned into so many channels before it is separated
+    clip : what to do with samples beyond full scale: "report" (cut off in integer formats, and counted), "clamp" (cut
+        off in float formats too), "rescale" (all stems of a song by one factor, so that they still add up)
+    filename_format : of a stem's path below the output folder, with {filename}, {foldername}, {instrument}, {codec}
+
+    Raises
+    ------
+    UsageError : a value that makes no sense
+    """
+
+    codec: str = "wav"
+    bitrate: int | None = None
+    bit_depth: int | str | None = None
+    sample_rate: int | None = None
+    n_channels: int | None = None
+    clip: str = "report"
+    filename_format: str = "{filename}/{instrument}.{codec}"
+
+    def __post_init__(self) -> None:
+        if self.clip not in CLIP_MODES:
+            raise UsageError(f"clip must be one of {', '.join(CLIP_MODES)}, got {self.clip!r}")
+        if self.n_channels not in (None, 1, 2):
+            raise UsageError(f"channels must be 1 or 2, got {self.n_channels}")
+        if self.sample_rate is not None and not 1000 <= self.sample_rate <= 768000:
+            raise UsageError(f"sample rate must be in 1000…768000 Hz, got {self.sample_rate}")
+        self.encoding(None)
+        _check_format(self.filename_format)
+
+    def encoding(self, info: AudioInfo | None) -> Encoding:
+        """How to encode the stems of this input."""
+        return Encoding.choose(self.codec, bit_depth=self.bit_depth, bitrate=self.bitrate, like=info)
+
+
+def _check_format(filename_format: str) -> None:
+    try:
+        fields = [(name, spec or "", conversion) for _, name, spec, conversion in Formatter().parse(filename_format)]
+    except ValueError as error:
+        raise UsageError(f"filename format {filename_format!r} is not valid: {error}") from error
+    for name, spec, conversion in fields:
+        if name is not None and (name not in _FIELDS or spec or conversion):
+            known = ", ".join(f"{{{field}}}" for field in _FIELDS)
+            raise UsageError(f"filename format {filename_format!r} has the unknown field {{{name}}}; known are {known}")
+    if not any(name == "instrument" for name, _, _ in fields):
+        raise UsageError(f"filename format {filename_format!r} gives all stems one name; put {{instrument}} into it")
+
+
+def output_paths(source: Path, stems: tuple[str, ...], folder: Path, output: Output) -> dict[str, Path]:
+    """Where each stem of a song goes.
+
+    Raises
+    ------
+    UsageError : a path that leaves the output folder, or is the input itself
+    """
+    paths = {}
+    for stem in stems:
+        relative = output.filename_format.format(
+            filename=source.stem, foldername=source.absolute().parent.name, instrument=stem, codec=output.codec
+        )
+        path = folder / relative
+        inside = Path(os.path.normpath(relative))
+        if inside.is_absolute() or inside.drive or ".." in inside.parts[:1] or inside.name in ("", "."):
+            raise UsageError(f"filename format {output.filename_format!r} leaves the output folder: '{path}'")
+        paths[stem] = path
+    if len({os.path.normcase(path) for path in paths.values()}) < len(paths):
+        raise UsageError(f"filename format {output.filename_format!r} gives two stems one file")
+    for path in paths.values():
+        if path.exists() and source.exists() and path.samefile(source):
+            raise UsageError(f"cannot write '{path}': it is the input itself; choose another output folder")
+    return paths
+
+
+def write_stems(
+    blocks: Iterator[FloatArray],
+    paths: dict[str, Path],
+    *,
+    encoding: Encoding,
+    sample_rate: int,
+    channels: tuple[str, ...],
+    tags: dict[str, str],
+    clip: str,
+) -> dict[str, WriteReport]:
+    """Write a song's stems; on any error no file gets its final name.
+
+    blocks : of stems [shape=(stem, channel, time), float32], in the order of `paths`
+
+    Raises
+    ------
+    AudioError : a folder or file cannot be written
+    """
+    for path in paths.values():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AudioError(f"cannot make the folder '{path.parent}': {error.strerror}") from error
+    if clip == "rescale":
+        blocks = _rescaled(blocks)
+    with ExitStack() as stack, ThreadPoolExecutor(len(paths), "unbraid-write") as pool:
+        writers = [
+            stack.enter_context(
+                AudioWriter(
+                    path, encoding=encoding, sample_rate=sample_rate, channels=channels, tags=tags, clamp=clip == "clamp"
+                )
+            )
+            for path in paths.values()
+        ]
+        for block in blocks:
+            # One thread a stem: encoding is as slow as separating, for lossy codecs.
+            for _ in pool.map(AudioWriter.write, writers, block):
+                pass
+        for _ in pool.map(AudioWriter.finish, writers):
+            pass
+        for writer in writers:
+            writer.commit()
+    return {stem: writer.report for stem, writer in zip(paths, writers, strict=True)}
+
+
+def _rescaled(blocks: Iterator[FloatArray]) -> Iterator[FloatArray]:
+    """The same blocks, divided by their highest peak if that is beyond full scale; they wait in a temporary file."""
+    with tempfile.TemporaryFile() as spool:
+        shapes, peak = [], 1.0
+        for block in blocks:
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+            shapes.append(block.shape)
+            spool.write(np.ascontiguousarray(block).tobytes())
+        spool.seek(0)
+        for shape in shapes:
+            data = spool.read(int(np.prod(shape)) * 4)
+            yield np.frombuffer(data, np.float32).reshape(shape) * np.float32(1 / peak)

@@ -1,0 +1,23 @@
+"""Folders of the user's machine where models and compiled networks are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["cache_folder", "home_folder"]
+
+
+def home_folder() -> Path:
+    """Where models live: $UNBRAID_HOME, else the platform's folder for a user's data."""
+    from platformdirs import user_data_path
+
+    return Path(os.environ.get("UNBRAID_HOME") or user_data_path("unbraid", appauthor=False))
+
+
+def cache_folder() -> Path:
+    """Where compiled networks live: in $UNBRAID_HOME, else the platform's folder for what can be made again."""
+    from platformdirs import user_cache_path
+
+    home = os.environ.get("UNBRAID_HOME")
+    return Path(home) / "cache" if home else user_cache_path("unbraid", appauthor=False)
