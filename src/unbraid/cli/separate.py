@@ -116,7 +116,7 @@ def separate(
 
     By default whole files, with the input's sample rate, channels and bit depth, into separated/NAME/STEM.wav.
     """
-    from unbraid.audio.write import parse_bitrate
+    from unbraid.audio.encoding import parse_bitrate
     from unbraid.cli.batch import Batch, run
     from unbraid.separation.output import Output
     from unbraid.separation.plan import Options

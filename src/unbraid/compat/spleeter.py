@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unbraid.audio.write import parse_bitrate
+from unbraid.audio.encoding import parse_bitrate
 from unbraid.datatypes import FloatArray
 from unbraid.errors import CancelledError, UsageError
 from unbraid.separation.output import Output, output_paths, write_stems

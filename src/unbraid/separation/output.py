@@ -13,7 +13,8 @@ from string import Formatter
 
 import numpy as np
 
-from unbraid.audio.write import AudioWriter, Encoding
+from unbraid.audio.encoding import Encoding, default_encoding
+from unbraid.audio.write import AudioWriter, leftovers
 from unbraid.datatypes import AudioInfo, FloatArray, WriteReport
 from unbraid.errors import AudioError, UsageError
 
@@ -61,7 +62,9 @@ class Output:
 
     def encoding(self, info: AudioInfo | None) -> Encoding:
         """How to encode the stems of this input."""
-        return Encoding.choose(self.codec, bit_depth=self.bit_depth, bitrate=self.bitrate, like=info)
+        if info is None:
+            return Encoding(self.codec, bit_depth=self.bit_depth, bitrate=self.bitrate)
+        return default_encoding(info, codec=self.codec, bit_depth=self.bit_depth, bitrate=self.bitrate)
 
 
 def _check_format(filename_format: str) -> None:
@@ -102,6 +105,17 @@ def output_paths(source: Path, stems: tuple[str, ...], folder: Path, output: Out
     return paths
 
 
+def existing_outputs(paths: dict[str, Path]) -> list[Path]:
+    """Those of a song's files that are already there; none, if an interrupted run left only some of them.
+
+    Such a run leaves its temporary files beside the finished ones.
+    """
+    there = [path for path in paths.values() if path.exists()]
+    if len(there) < len(paths) and any(leftovers(path) for path in paths.values()):
+        return []
+    return there
+
+
 def write_stems(
     blocks: Iterator[FloatArray],
     paths: dict[str, Path],
@@ -140,10 +154,6 @@ def write_stems(
             # One thread a stem: encoding is as slow as separating, for lossy codecs.
             for _ in pool.map(AudioWriter.write, writers, block):
                 pass
-        for _ in pool.map(AudioWriter.finish, writers):
-            pass
-        for writer in writers:
-            writer.commit()
     return {stem: writer.report for stem, writer in zip(paths, writers, strict=True)}
 
 

@@ -13,17 +13,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from unbraid.audio.layout import channel_groups
 from unbraid.audio.resample import StreamResampler
-from unbraid.engines.select import Engine
 
 from unbraid.datatypes import ComplexArray, FloatArray
 from unbraid.dsp.segments import OverlapAdd, SampleQueue, SegmentCutter
 from unbraid.dsp.wiener import WienerFilter
 from unbraid.separation.plan import Plan
+
+if TYPE_CHECKING:
+    from unbraid.engines.select import Engine
 
 __all__ = ["Source", "stream_stems"]
 

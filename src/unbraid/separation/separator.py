@@ -10,11 +10,12 @@ from types import TracebackType
 
 import numpy as np
 
+from unbraid.audio.encoding import supported_sample_rate
 from unbraid.audio.layout import channel_groups, default_channels
 from unbraid.audio.read import AudioReader, open_audio
 from unbraid.datatypes import AudioInfo, FloatArray, Progress, WriteReport
 from unbraid.engines.select import load_engine
-from unbraid.errors import UsageError
+from unbraid.errors import AudioError, UsageError
 from unbraid.separation.output import Output, output_paths, write_stems
 from unbraid.separation.pipeline import Source, stream_stems
 from unbraid.separation.plan import Options, make_plan
@@ -179,7 +180,7 @@ class Separator:
             info, notices = reader.info, []
             encoding = output.encoding(info)
             rate = output.sample_rate or info.sample_rate
-            written_rate = encoding.nearest_sample_rate(rate)
+            written_rate = supported_sample_rate(encoding.codec, rate)
             if written_rate != rate:
                 notices.append(f"{encoding.codec} cannot have {rate} Hz: written at {written_rate} Hz")
             source = _file_source(reader, output.n_channels, offset_s, duration_s)
@@ -249,13 +250,17 @@ def _file_source(reader: AudioReader, n_channels: int | None, offset_s: float, d
     info = reader.info
 
     def blocks() -> Iterator[FloatArray]:
+        n_samples = 0
         for block in reader.blocks(offset_s=offset_s, duration_s=duration_s):
+            n_samples += block.shape[-1]
             if n_channels in (None, len(block)):
                 yield block
             elif n_channels == 1:
                 yield block.mean(axis=0, keepdims=True)
             else:
                 yield _to_stereo(block, info.channels)
+        if n_samples == 0:
+            raise AudioError(f"cannot separate '{info.path}': there is no audio from {offset_s:g} s on")
 
     channels = info.channels if n_channels in (None, info.n_channels) else default_channels(n_channels or 2)
     return Source(info.sample_rate, channels, blocks)
