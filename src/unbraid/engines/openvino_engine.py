@@ -1,0 +1,201 @@
+"""Runs networks with OpenVINO: the default on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import os
+import queue
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from unbraid.datatypes import FloatArray, Network
+from unbraid.errors import EngineError
+
+__all__ = ["OpenVINOEngine"]
+
+DEVICE: Final = "CPU"
+MAX_STREAMS: Final = 4  # each stream has its own activations: about 60 MB with the official shapes
+MAX_CACHED: Final = 8  # blobs; one of the official shapes is 157 MB
+_TRAILER: Final = b"unbraid compiled network 1\n"
+
+
+class OpenVINOEngine:
+    """A network compiled for this CPU.
+
+    network : what to run
+    precision : "f32", "bf16", or "auto", which is bf16 where both the CPU and the network's card allow it
+    n_threads : of the CPU, for all streams together
+    cache_dir : where compiled networks are kept; None keeps none
+
+    Raises
+    ------
+    EngineError : OpenVINO is missing, or refuses the network
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, network: Network, *, precision: str, n_threads: int, cache_dir: Path | None) -> None:
+        with _translated("load OpenVINO"):
+            import openvino
+
+            core = openvino.Core()
+            native_bf16 = "BF16" in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if precision == "auto":
+            precision = "bf16" if native_bf16 and network.allows_bf16 else "f32"
+        if precision == "bf16" and not native_bf16:
+            raise EngineError("this CPU has no bfloat16 arithmetic, so OpenVINO would be no faster; use precision f32")
+        self.precision = precision
+        self.n_threads = n_threads
+        self.n_streams = min(n_threads, MAX_STREAMS)
+        config = {
+            "NUM_STREAMS": self.n_streams,
+            "INFERENCE_NUM_THREADS": n_threads,
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        self._mapped: mmap.mmap | None = None
+        with _translated("compile the network with OpenVINO"):
+            compiled = None
+            if cache_dir is not None:
+                key = _cache_key(network, precision, core)
+                path = cache_dir / f"openvino-{key}.blob"
+                compiled = self._from_cache(core, path, key, config)
+                if compiled is None and _store(path, key, _compile(core, network, config).export_model().getbuffer()):
+                    compiled = self._from_cache(core, path, key, config)
+            if compiled is None:
+                compiled = _compile(core, network, config)
+            self._compiled = compiled
+            self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            for _ in range(self.n_streams):
+                self._requests.put(compiled.create_infer_request())
+        self._output_shapes = [tuple(output.shape) for output in compiled.outputs]
+
+    def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
+        """Run the network once; as many threads as there are streams may do so at a time.
+
+        Raises
+        ------
+        EngineError : OpenVINO failed, or the engine is closed
+        """
+        if self._compiled is None:
+            raise EngineError("cannot run the network: its engine is closed")
+        import openvino
+
+        outputs = tuple(np.empty(shape, dtype=np.float32) for shape in self._output_shapes)
+        request = self._requests.get()
+        try:
+            with _translated("run the network with OpenVINO"):
+                for i, array in enumerate(inputs):
+                    writeable = np.require(array, np.float32, ["C", "W"])
+                    request.set_input_tensor(i, openvino.Tensor(writeable, shared_memory=True))
+                for i, output in enumerate(outputs):
+                    request.set_output_tensor(i, openvino.Tensor(output, shared_memory=True))
+                request.infer()
+        finally:
+            self._requests.put(request)
+        return outputs
+
+    def describe(self) -> str:
+        """Say what runs, in one line."""
+        return f"OpenVINO on the CPU, {self.precision}, {self.n_streams} stream(s), {self.n_threads} thread(s)"
+
+    def close(self) -> None:
+        """Release the memory of the compiled network."""
+        self._compiled = None
+        self._requests = queue.SimpleQueue()
+        self._mapped = None
+
+    def _from_cache(self, core: Any, path: Path, key: str, config: dict[str, Any]) -> Any:
+        """Load a compiled network, or return None where there is no sound one.
+
+        The file is mapped, and its pages given back once OpenVINO has arranged the weights to its liking: the weights
+        would be in memory twice otherwise.
+        """
+        import openvino
+
+        try:
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError):  # absent, unreadable or empty
+            return None
+        n_bytes = len(mapped) - len(_trailer(key, 0))
+        if n_bytes <= 0 or mapped[n_bytes:] != _trailer(key, zlib.crc32(memoryview(mapped)[:n_bytes])):
+            return None
+        blob = openvino.Tensor(np.frombuffer(mapped, np.uint8, n_bytes), shared_memory=True)
+        try:
+            compiled = core.import_model(blob, DEVICE, config)
+        except RuntimeError:  # sound, but not for this OpenVINO: compiled anew
+            return None
+        self._mapped = mapped
+        if hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+        return compiled
+
+
+def _compile(core: Any, network: Network, config: dict[str, Any]) -> Any:
+    from openvino import opset13
+
+    model = core.read_model(network.graph())
+    weights = network.weights()
+    for parameter in list(model.get_parameters()):
+        name = parameter.get_friendly_name()
+        if name in weights:
+            value = np.ascontiguousarray(weights[name], dtype=np.float32)
+            constant = opset13.constant(value, shared_memory=True)
+            parameter.output(0).replace(constant.output(0))
+            model.remove_parameter(parameter)
+    unfilled = [p.get_friendly_name() for p in model.get_parameters()][len(network.input_shapes) :]
+    if unfilled:
+        raise EngineError(f"the weights lack {', '.join(unfilled[:3])}")
+    model.validate_nodes_and_infer_types()
+    return core.compile_model(model, DEVICE, config)
+
+
+def _cache_key(network: Network, precision: str, core: Any) -> str:
+    """Name whatever decides how a compiled network looks."""
+    import openvino
+
+    parts = (network.fingerprint, precision, openvino.get_version(), core.get_property(DEVICE, "FULL_DEVICE_NAME"))
+    capabilities = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    return hashlib.sha256("\n".join((*parts, *sorted(capabilities))).encode()).hexdigest()[:40]
+
+
+def _trailer(key: str, crc: int) -> bytes:
+    return _TRAILER + key.encode() + crc.to_bytes(4, "little")
+
+
+def _store(path: Path, key: str, blob: memoryview) -> bool:
+    """Write a compiled network, and forget the least recent ones; tell whether it worked (a full disk is no error)."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(blob)
+                file.write(_trailer(key, zlib.crc32(blob)))
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        blobs = sorted(path.parent.glob("openvino-*.blob"), key=lambda p: p.stat().st_mtime)
+        for old in blobs[:-MAX_CACHED]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        return path.exists()
+    return True
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """Turn what OpenVINO raises into one line of ours."""
+    try:
+        yield
+    except (ImportError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineError(f"cannot {doing}: {reason[-1]}; `unbraid doctor` tells what is installed") from error
