@@ -1,0 +1,1 @@
+"""Benchmarks: ours beside Spleeter 2.4.2 on one machine, in one run; ``python -m bench`` writes docs/performance.md."""

@@ -1,0 +1,149 @@
+"""The whole command beside Spleeter's: a new process each time, from an mp3 file to WAV files."""
+
+from __future__ import annotations
+
+import shutil
+import wave
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.machine import has_bf16
+from bench.measure import Setting, Took, log, median, run
+
+__all__ = ["MODELS", "SONG_S", "make_checkpoints", "make_songs", "measure", "measure_memory"]
+
+MODELS = ("4stems", "2stems")
+SONG_S = 210
+MEMORY_S = (30, SONG_S, 600, 3600)
+
+
+def make_songs(setting: Setting) -> dict[int, Path]:
+    """Make the songs of all lengths, where they are not there yet."""
+    folder = setting.results / "songs"
+    run([setting.python, "-m", "bench.songs", setting.song, folder, *map(str, MEMORY_S)], cwd=setting.repository)
+    return {seconds: folder / f"song_{seconds}s.mp3" for seconds in MEMORY_S}
+
+
+def make_checkpoints(setting: Setting) -> None:
+    """Make random checkpoints of the official shapes, where they are not there yet."""
+    missing = [model for model in MODELS if not (setting.models / f"{model}.json").exists()]
+    if missing and setting.spleeter:
+        log(f"writing random checkpoints of the official shapes to {setting.models}")
+        script = setting.repository / "bench" / "peer_checkpoint.py"
+        run([setting.spleeter / "bin" / "python", script, setting.models, *missing])
+
+
+def run_ours(setting: Setting, model: str, song: Path, home: Path, *options: str, out: str = "ours") -> Took:
+    """Run our command into an empty folder, with the compiled-model cache below `home`."""
+    target = setting.results / "out" / out
+    shutil.rmtree(target, ignore_errors=True)
+    command: list[str | Path] = [*setting.unbraid, "separate", "-p", f"spleeter:{model}", "-o", target, *options, song]
+    return run(command, env={"MODEL_PATH": str(setting.models), "UNBRAID_HOME": str(home)})
+
+
+def run_theirs(setting: Setting, model: str, song: Path) -> Took:
+    """Run Spleeter's command."""
+    assert setting.spleeter is not None
+    target = setting.results / "out" / "theirs"
+    shutil.rmtree(target, ignore_errors=True)
+    command: list[str | Path] = [
+        setting.spleeter / "bin" / "spleeter",
+        "separate",
+        "-p",
+        f"spleeter:{model}",
+        "-o",
+        target,
+        song,
+    ]
+    return run(command, env={"MODEL_PATH": str(setting.models)})
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Alternate theirs, ours with an empty cache and ours with a filled one; medians of ratios round by round."""
+    songs = make_songs(setting)
+    make_checkpoints(setting)
+    found: dict[str, Any] = {"song_s": SONG_S, "rounds": setting.rounds, "models": {}}
+    for model in MODELS:
+        found["models"][model] = _measure_model(setting, model, songs)
+    return found
+
+
+def _measure_model(setting: Setting, model: str, songs: dict[int, Path]) -> dict[str, Any]:
+    home, empty = setting.results / "home", setting.results / "home-empty"
+    # Not counted: reads the programs from disk, and fills our cache of compiled models.
+    run_ours(setting, model, songs[30], home)
+    if setting.spleeter:
+        run_theirs(setting, model, songs[30])
+    runs: dict[str, list[Took]] = {}
+    for number in range(setting.rounds):
+        log(f"{model}: round {number + 1} of {setting.rounds}")
+        if setting.spleeter:
+            runs.setdefault("theirs", []).append(run_theirs(setting, model, songs[SONG_S]))
+        shutil.rmtree(empty, ignore_errors=True)
+        runs.setdefault("cold", []).append(run_ours(setting, model, songs[SONG_S], empty))
+        runs.setdefault("warm", []).append(run_ours(setting, model, songs[SONG_S], home))
+        if has_bf16():
+            runs.setdefault("warm f32", []).append(run_ours(setting, model, songs[SONG_S], home, "--precision", "f32"))
+        log(
+            "  " + ", ".join(f"{kind} {took[-1].wall_s:.2f} s {took[-1].peak_mb:.0f} MB" for kind, took in runs.items())
+        )
+    result: dict[str, Any] = {"runs": {kind: [_numbers(t) for t in took] for kind, took in runs.items()}}
+    if setting.spleeter:
+        result["ratio"] = {
+            kind: {
+                what: median(getattr(a, what) / getattr(b, what) for a, b in zip(runs["theirs"], took, strict=True))
+                for what in ("wall_s", "cpu_s", "peak_mb")
+            }
+            for kind, took in runs.items()
+            if kind != "theirs"
+        }
+        run_ours(setting, model, songs[SONG_S], home, "--precision", "f32", "--high-band", "model", out="compared")
+        result["difference"] = _difference(setting, songs[SONG_S].stem)
+    return result
+
+
+def _numbers(took: Took) -> dict[str, float]:
+    return {key: value for key, value in asdict(took).items() if key != "output"}
+
+
+def _difference(setting: Setting, name: str) -> dict[str, Any]:
+    """How far our 16-bit samples are from Spleeter's, in steps of 16 bits, for each stem."""
+    import numpy as np
+
+    found = {}
+    for theirs in sorted((setting.results / "out" / "theirs" / name).glob("*.wav")):
+        arrays = []
+        for path in (theirs, setting.results / "out" / "compared" / name / theirs.name):
+            with wave.open(str(path)) as file:
+                assert file.getsampwidth() == 2, path
+                frames = file.readframes(file.getnframes())
+                arrays.append(np.frombuffer(frames, "<i2").reshape(-1, file.getnchannels()))
+        n = min(len(array) for array in arrays)
+        difference = np.abs(arrays[0][:n].astype(np.int32) - arrays[1][:n])
+        found[theirs.stem] = {
+            "n_theirs": len(arrays[0]),
+            "n_ours": len(arrays[1]),
+            "max_steps": int(difference.max()),
+            "rms_steps": float(np.sqrt((difference.astype(float) ** 2).mean())),
+            "rms_stem_steps": float(np.sqrt((arrays[0].astype(float) ** 2).mean())),
+            "share_of_equal_samples": float((difference == 0).mean()),
+        }
+    return found
+
+
+def measure_memory(setting: Setting) -> dict[str, Any]:
+    """Peak memory and time of our command for songs of growing length."""
+    songs = make_songs(setting)
+    make_checkpoints(setting)
+    home = setting.results / "home"
+    found: dict[str, Any] = {}
+    for model in MODELS:
+        run_ours(setting, model, songs[30], home)
+        lengths = MEMORY_S if model == "4stems" else (SONG_S, MEMORY_S[-1])
+        for seconds in lengths:
+            took = run_ours(setting, model, songs[seconds], home)
+            log(f"{model}, {seconds} s: {took.wall_s:.2f} s, {took.peak_mb:.0f} MB")
+            found.setdefault(model, {})[str(seconds)] = _numbers(took)
+    shutil.rmtree(setting.results / "out", ignore_errors=True)
+    return found
