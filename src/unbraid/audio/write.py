@@ -17,12 +17,17 @@ import av.error
 import numpy as np
 
 from unbraid.audio.container import quoted
-from unbraid.audio.encoding import CODECS, Encoding, supported_sample_rate
+from unbraid.audio.encoding import CODECS, Encoding
 from unbraid.audio.layout import default_channels
 from unbraid.datatypes import Audio, FloatArray, WriteReport
 from unbraid.errors import AudioError, UsageError
 
-__all__ = ["AudioWriter", "write_audio"]
+try:
+    import fcntl
+except ImportError:  # Windows, which does not let go of a file that is open anyway
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["AudioWriter", "leftovers", "write_audio"]
 
 
 class _Sink(Protocol):
@@ -41,13 +46,14 @@ class AudioWriter:
 
     Everything goes to `.NAME.<random>.part` in the target's folder. When the `with` block ends well, the file is
     completed and renamed over the target (which is replaced, if it exists); on any exception the temporary file is
-    removed and the target stays as it was.
+    removed and the target stays as it was. To give several files their names only when all are complete, call
+    `finish` on all, then `commit`, inside the `with` block.
 
     Parameters
     ----------
     path : the final name
     encoding : codec and quality
-    sample_rate : Hz; must be one that the codec can carry, see `supported_sample_rate`
+    sample_rate : Hz; must be one that the codec can carry, see `Encoding.nearest_sample_rate`
     channels : speaker of each channel, as in `AudioInfo.channels`
     tags : "title", "artist" and "album" are written, others are left out
     clamp : limit floating-point output to ±1, too; integers and lossy codecs are always limited
@@ -103,15 +109,12 @@ class AudioWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._discard()
-            return
         try:
-            self._finish()
-        except BaseException as problem:
+            if error is None:
+                self.finish()
+                self.commit()
+        finally:
             self._discard()
-            self._translate(problem)
-            raise
 
     def write(self, block: FloatArray) -> None:
         """Append a block.
@@ -138,6 +141,40 @@ class AudioWriter:
             raise
         self._n_samples += block.shape[1]
 
+    def finish(self) -> None:
+        """Complete the temporary file, so that only `commit` is left to do; may be called again.
+
+        Raises
+        ------
+        AudioError : the disk is full
+        """
+        if self._file is None or self._file.closed:
+            return
+        assert self._sink is not None
+        try:
+            self._sink.close()
+            self._file.close()
+        except (OSError, av.error.FFmpegError) as error:
+            self._translate(error)
+            raise
+        self.report = WriteReport(self._path, self._n_samples, self._sink.n_clipped + self._n_clamped)
+
+    def commit(self) -> None:
+        """Give the finished file its final name; may be called again.
+
+        Raises
+        ------
+        AudioError : the target is a directory, or the folder does not allow it
+        """
+        if self._temporary is None:
+            return
+        try:
+            os.replace(self._temporary, self._path)
+        except OSError as error:
+            self._translate(error)
+            raise
+        self._temporary = None
+
     def _limited(self, block: FloatArray) -> FloatArray:
         """The block within ±1; itself where it is so already."""
         from unbraid.audio.pcm import count_beyond_full_scale
@@ -149,21 +186,13 @@ class AudioWriter:
         return np.clip(block, np.float32(-1), np.float32(1))
 
     def _open(self) -> None:
-        name = self._path.name
-        token = secrets.token_hex(6)
-        # A name of 255 bytes, the most that file systems allow, leaves no room for the random part.
-        short = os.fsdecode(os.fsencode(name)[:200]) if len(os.fsencode(name)) > 200 else name
-        self._temporary = self._path.with_name(f".{short}.{token}.part")
-        self._file = open(self._temporary, "xb", buffering=1 << 18)  # noqa: SIM115: closed in _finish or _discard
+        for path in leftovers(self._path):
+            with suppress(OSError):  # another run was quicker
+                path.unlink()
+        self._temporary = self._path.with_name(f"{_temporary_prefix(self._path)}{secrets.token_hex(6)}.part")
+        self._file = open(self._temporary, "x+b", buffering=1 << 18)  # noqa: SIM115
+        _lock(self._file)
         self._sink = _make_sink(self._file, self._encoding, self._sample_rate, self._channels, self._tags)
-
-    def _finish(self) -> None:
-        assert self._sink is not None and self._file is not None and self._temporary is not None
-        self._sink.close()
-        self._file.close()
-        os.replace(self._temporary, self._path)
-        self._temporary = None
-        self.report = WriteReport(self._path, self._n_samples, self._sink.n_clipped + self._n_clamped)
 
     def _discard(self) -> None:
         """Remove the temporary file, whatever state it is in."""
@@ -180,6 +209,41 @@ class AudioWriter:
         if isinstance(error, (OSError, av.error.FFmpegError)) and not isinstance(error, AudioError):
             reason = getattr(error, "strerror", None) or str(error)
             raise AudioError(f"cannot write {quoted(self._path)}: {reason}") from error
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Temporary files of `path` that nobody writes any more: an interrupted run left them behind."""
+    prefix = _temporary_prefix(path)
+    try:
+        found = sorted(one for one in path.parent.iterdir() if one.name.startswith(prefix) and one.suffix == ".part")
+    except OSError:  # no such folder, or not ours to read
+        return []
+    return [one for one in found if not _is_being_written(one)]
+
+
+def _temporary_prefix(path: Path) -> str:
+    """How the names of temporary files begin."""
+    # A name of 255 bytes, the most that file systems allow, leaves no room for the random part.
+    return f".{os.fsdecode(os.fsencode(path.name)[:200])}."
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Mark a file as being written until it is closed. Returns whether nobody else has done so."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # locked, or a file system without locks
+        return False
+    return True
+
+
+def _is_being_written(path: Path) -> bool:
+    try:
+        with path.open("r+b") as file:
+            return not _lock(file)
+    except OSError:
+        return True
 
 
 def write_audio(
@@ -214,7 +278,7 @@ def _check(encoding: Encoding, sample_rate: int, channels: tuple[str, ...]) -> N
             f"{encoding.codec} holds at most {limits.max_channels} channels, got {len(channels)}: choose wav"
             + (" or flac" if len(channels) <= CODECS["flac"].max_channels else "")
         )
-    if supported_sample_rate(encoding.codec, sample_rate) != sample_rate:
+    if encoding.nearest_sample_rate(sample_rate) != sample_rate:
         raise UsageError(f"{encoding.codec} cannot carry {sample_rate} Hz: resample to a rate it has, or choose wav")
 
 

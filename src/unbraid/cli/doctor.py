@@ -30,7 +30,8 @@ def doctor() -> None:
         print(f"  {package:<12}{_version(package)}")
     print("Engines")
     for engine in available_engines():
-        print(f"  {engine}")
+        state = f"{engine.version} on {', '.join(engine.devices)}" if engine.problem is None else engine.problem
+        print(f"  {engine.name:<12}{state}")
     print("Folders and settings")
     cache = cache_folder()
     print(f"  models      {home_folder()}")

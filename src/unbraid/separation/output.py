@@ -13,7 +13,7 @@ from string import Formatter
 
 import numpy as np
 
-from unbraid.audio.encoding import Encoding, default_encoding
+from unbraid.audio.encoding import Encoding
 from unbraid.audio.write import AudioWriter, leftovers
 from unbraid.datatypes import AudioInfo, FloatArray, WriteReport
 from unbraid.errors import AudioError, UsageError
@@ -62,9 +62,7 @@ class Output:
 
     def encoding(self, info: AudioInfo | None) -> Encoding:
         """How to encode the stems of this input."""
-        if info is None:
-            return Encoding(self.codec, bit_depth=self.bit_depth, bitrate=self.bitrate)
-        return default_encoding(info, codec=self.codec, bit_depth=self.bit_depth, bitrate=self.bitrate)
+        return Encoding.choose(self.codec, bit_depth=self.bit_depth, bitrate=self.bitrate, like=info)
 
 
 def _check_format(filename_format: str) -> None:
@@ -87,10 +85,12 @@ def output_paths(source: Path, stems: tuple[str, ...], folder: Path, output: Out
     ------
     UsageError : a path that leaves the output folder, or is the input itself
     """
+    # A file called "...mp3" must not become the folder "..".
+    name = source.stem if source.stem.strip(".") else source.stem.replace(".", "_")
     paths = {}
     for stem in stems:
         relative = output.filename_format.format(
-            filename=source.stem, foldername=source.absolute().parent.name, instrument=stem, codec=output.codec
+            filename=name, foldername=source.absolute().parent.name, instrument=stem, codec=output.codec
         )
         path = folder / relative
         inside = Path(os.path.normpath(relative))
@@ -154,6 +154,11 @@ def write_stems(
             # One thread a stem: encoding is as slow as separating, for lossy codecs.
             for _ in pool.map(AudioWriter.write, writers, block):
                 pass
+        for _ in pool.map(AudioWriter.finish, writers):
+            pass
+        # Every stem is complete now: only renaming is left.
+        for writer in writers:
+            writer.commit()
     return {stem: writer.report for stem, writer in zip(paths, writers, strict=True)}
 
 

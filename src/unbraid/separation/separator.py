@@ -10,7 +10,6 @@ from types import TracebackType
 
 import numpy as np
 
-from unbraid.audio.encoding import supported_sample_rate
 from unbraid.audio.layout import channel_groups, default_channels
 from unbraid.audio.read import AudioReader, open_audio
 from unbraid.datatypes import AudioInfo, FloatArray, Progress, WriteReport
@@ -180,7 +179,7 @@ class Separator:
             info, notices = reader.info, []
             encoding = output.encoding(info)
             rate = output.sample_rate or info.sample_rate
-            written_rate = supported_sample_rate(encoding.codec, rate)
+            written_rate = encoding.nearest_sample_rate(rate)
             if written_rate != rate:
                 notices.append(f"{encoding.codec} cannot have {rate} Hz: written at {written_rate} Hz")
             source = _file_source(reader, output.n_channels, offset_s, duration_s)
