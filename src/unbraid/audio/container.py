@@ -7,22 +7,32 @@ that hold audio (no playlists, no text, no pictures).
 from __future__ import annotations
 
 import os
+import re
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import av
 import av.error
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from unbraid.audio.layout import default_channels
+from unbraid.audio.lengths import has_mp3_frame_count, mp4_samples, wav_samples
+from unbraid.datatypes import AudioInfo
 from unbraid.errors import AudioError
 
-__all__ = ["FORMATS", "OpenFile", "open_container", "quoted"]
+__all__ = ["OpenFile", "declared_samples", "describe", "open_container", "quoted"]
+
+T = TypeVar("T")
+_DEFAULT = 1  # AV_DISPOSITION_DEFAULT
+_EXACT = {"aiff", "au", "flac", "tta", "wv", "ape", "tak", "dsf", "voc"}  # FFmpeg's duration is the header's
 
 # Demuxers that can hold audio in one file of their own.
-FORMATS = (
+_FORMATS = (
     "3dostr,aa,aac,ac3,adx,aea,aiff,amr,ape,apm,asf,asf_o,ast,au,avi,bonk,caf,codec2,dsf,dts,dtshd,dv,ea,eac3,flac,flv,"
     "g722,g723_1,gsm,gxf,hca,iamf,iff,ircam,kux,laf,live_flv,loas,lmlm4,matroska,webm,mlp,mmf,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,nuv,ogg,oma,paf,qcp,qoa,rka,rm,rso,sbc,sds,shn,smjpeg,sox,spdif,svag,"
@@ -37,14 +47,29 @@ def quoted(path: os.PathLike[str] | str) -> str:
     return repr(os.fspath(path))
 
 
-@dataclass
+@dataclass(frozen=True)
 class OpenFile:
-    """A file, FFmpeg's view of it, and the audio stream that is used."""
+    """A file, FFmpeg's view of it, and which of its audio streams is used.
+
+    demuxer : FFmpeg's name of the format, its first one ("mov" for all of MP4's kin)
+    """
 
     file: BinaryIO
     container: InputContainer
     stream: AudioStream
     n_audio_streams: int
+    nth_audio_stream: int
+
+    @property
+    def demuxer(self) -> str:
+        return self.container.format.name.split(",")[0]
+
+    @property
+    def rough_duration_s(self) -> float | None:
+        """The container's own length, where it is of this stream alone and not an estimate."""
+        if self.demuxer in ("asf", "matroska", "avi") and len(self.container.streams) == 1 and self.container.duration:
+            return self.container.duration / 1e6
+        return None
 
     def close(self) -> None:
         """Close both; may be called again."""
@@ -64,7 +89,7 @@ def open_container(path: Path) -> OpenFile:
         container = av.open(
             file,
             "r",
-            container_options={"format_whitelist": FORMATS, "protocol_whitelist": "none"},
+            container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
         )
@@ -77,31 +102,111 @@ def open_container(path: Path) -> OpenFile:
         file.close()
         raise
     streams = container.streams.audio
-    opened = OpenFile(file, container, streams[0], len(streams)) if streams else None
-    if opened is None:
+    if not streams:
         container.close()
         file.close()
         raise AudioError(f"cannot read {quoted(path)}: it has no audio stream")
-    defaults = [stream for stream in streams if int(stream.disposition) & 1]
-    opened.stream = defaults[0] if defaults else streams[0]
-    if opened.stream.codec_context is None:
-        opened.close()
+    nth = next((i for i, stream in enumerate(streams) if int(stream.disposition) & _DEFAULT), 0)
+    if streams[nth].codec_context is None:
+        container.close()
+        file.close()
         raise AudioError(f"cannot read {quoted(path)}: there is no decoder for its audio; convert it to FLAC or WAV")
-    return opened
+    return OpenFile(file, container, streams[nth], len(streams), nth)
+
+
+def declared_samples(opened: OpenFile, sample_rate: int) -> int | None:
+    """Samples per channel that the file promises; None where it does not say it exactly."""
+    stream, demuxer = opened.stream, opened.demuxer
+    duration = stream.duration
+    promised = round(duration * stream.time_base * sample_rate) if duration and stream.time_base else None
+    if demuxer in ("wav", "w64"):
+        return _aside(opened, wav_samples)
+    if demuxer == "mov":
+        return _itunes_samples(opened.container.metadata) or _aside(
+            opened, lambda file: mp4_samples(file, stream.id, sample_rate)
+        )
+    if demuxer == "mp3":
+        return promised if _aside(opened, has_mp3_frame_count) else None
+    if demuxer == "ogg":
+        return _ogg_samples(opened, promised)
+    if demuxer == "caf":
+        return stream.frames if stream.codec_context.name.startswith("pcm") else None
+    return promised if demuxer in _EXACT else None
+
+
+def describe(path: Path, opened: OpenFile, first: AudioFrame, n_samples: int | None) -> AudioInfo:
+    """What is known once the first frame is there."""
+    decoder = opened.stream.codec_context
+    lossy = decoder.codec.lossy and not (decoder.codec.lossless and not first.format.name.startswith("flt"))
+    tags = {**opened.container.metadata, **opened.stream.metadata}
+    return AudioInfo(
+        path=path,
+        codec=decoder.name,
+        sample_rate=first.sample_rate,
+        channels=channel_names([channel.name for channel in first.layout.channels]),
+        n_samples=n_samples,
+        bit_depth=16 if lossy else _bit_depth(decoder.name, decoder.extradata, first.format.name),
+        lossy=lossy,
+        tags={key.lower(): value for key, value in tags.items()},
+    )
+
+
+def _aside(opened: OpenFile, look: Callable[[BinaryIO], T]) -> T:
+    """Look at the file without disturbing FFmpeg's place in it."""
+    place = opened.file.tell()
+    try:
+        return look(opened.file)
+    finally:
+        opened.file.seek(place)
+
+
+def _itunes_samples(metadata: Mapping[str, str]) -> int | None:
+    """The length in iTunes' note of delay, padding and length (three of its hexadecimal numbers)."""
+    fields = metadata.get("iTunSMPB", "").split()
+    try:
+        return int(fields[3], 16) or None
+    except (IndexError, ValueError):
+        return None
+
+
+def _ogg_samples(opened: OpenFile, promised: int | None) -> int | None:
+    """The last page's position; of Opus it counts the samples to skip at the start."""
+    if promised is None or opened.stream.codec_context.name not in ("vorbis", "opus", "libopus", "flac"):
+        return None
+    header = opened.stream.codec_context.extradata or b""
+    if header[:8] == b"OpusHead":
+        promised -= int.from_bytes(header[10:12], "little")
+    return promised if promised > 0 else None
+
+
+def _bit_depth(codec: str, header: bytes | None, sample_format: str) -> int | str:
+    """Bits of a lossless codec's samples, rounded up to 8, 16, 24 or 32; "float" for floating point."""
+    if sample_format.startswith(("flt", "dbl")):
+        return "float"
+    bits = {"u8": 8, "s16": 16, "s32": 24, "s64": 32}[sample_format.removesuffix("p")]
+    if match := re.search(r"^pcm_[su](\d+)", codec):
+        bits = int(match[1])
+    elif codec == "flac" and header and len(header) >= 34:
+        bits = ((header[12] & 1) << 4 | header[13] >> 4) + 1
+    elif codec == "alac" and header and len(header) >= 36:
+        bits = header[17]
+    return next((depth for depth in (8, 16, 24) if bits <= depth), 32)
 
 
 def _open_file(path: Path) -> BinaryIO:
     """Open for reading, without a buffer of our own (FFmpeg has one)."""
     try:
-        if path.is_dir():
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             raise AudioError(f"cannot read {quoted(path)}: it is a directory")
-        file = open(path, "rb", buffering=0)  # noqa: SIM115: closed by OpenFile
-    except OSError as error:
-        raise AudioError(f"cannot read {quoted(path)}: {error.strerror or error}") from error
-    if os.fstat(file.fileno()).st_size == 0:
-        file.close()
-        raise AudioError(f"cannot read {quoted(path)}: the file is empty")
-    return file
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"cannot read {quoted(path)}: it is not a regular file; save the audio to a file first")
+        if status.st_size == 0:
+            raise AudioError(f"cannot read {quoted(path)}: the file is empty")
+        return open(path, "rb", buffering=0)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"cannot read {quoted(path)}: {reason}") from error
 
 
 def channel_names(names: list[str]) -> tuple[str, ...]:

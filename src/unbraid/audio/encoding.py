@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from unbraid.datatypes import AudioInfo
 from unbraid.errors import UsageError
 
-__all__ = ["CODECS", "Encoding", "default_encoding", "parse_bitrate", "supported_sample_rate"]
+__all__ = ["CODECS", "Encoding", "parse_bitrate"]
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -85,28 +85,43 @@ class Encoding:
                 f"{self.codec} has no bitrate {self.bitrate}: choose {low // 1000}k to {high // 1000}k bits per second"
             )
 
+    @classmethod
+    def choose(
+        cls,
+        codec: str = "wav",
+        *,
+        bit_depth: int | str | None = None,
+        bitrate: int | None = None,
+        like: AudioInfo | None = None,
+    ) -> Encoding:
+        """What was asked for and, where nothing was, what keeps all that the input has.
+
+        Of 8-bit input 16 bits are written; of 32-bit integers and floats: float in wav, 24 bits in flac (samples are
+        float32 on their way, which holds 24 bits exactly). Lossy input gives 16 bits.
+
+        codec, bit_depth, bitrate : as above
+        like : what is known of the input; None: 16 bits
+        """
+        depths = CODECS[codec].bit_depths if codec in CODECS else ()
+        if depths and bit_depth is None and like is not None:
+            wanted = {8: 16, 16: 16, 24: 24}.get(like.bit_depth) if isinstance(like.bit_depth, int) else None
+            bit_depth = wanted or ("float" if "float" in depths else 24)
+        return cls(codec, bit_depth, bitrate)
+
+    def nearest_sample_rate(self, sample_rate: int) -> int:
+        """The sample rate at which this codec can carry audio of `sample_rate` Hz.
+
+        The same where it can; else the lowest one above it, so that nothing is cut off; else the highest there is.
+        """
+        limits = CODECS[self.codec]
+        if limits.sample_rates is None:
+            return min(sample_rate, limits.max_sample_rate)
+        return next((rate for rate in limits.sample_rates if rate >= sample_rate), limits.sample_rates[-1])
+
     @property
     def extension(self) -> str:
         """The file name's extension, without the dot."""
         return self.codec
-
-
-def default_encoding(
-    info: AudioInfo, *, codec: str = "wav", bit_depth: int | str | None = None, bitrate: int | None = None
-) -> Encoding:
-    """The encoding that keeps what the input has: its bit depth where the codec can hold it, else the nearest above.
-
-    8-bit input becomes 16-bit, 32-bit integers become float in wav (both hold 24 bits exactly) and 24-bit in flac.
-    """
-    limits = CODECS.get(codec)
-    if limits is not None and limits.bit_depths and bit_depth is None and bitrate is None:
-        if info.bit_depth in (8, 16):
-            bit_depth = 16
-        elif info.bit_depth == 24:
-            bit_depth = 24
-        else:
-            bit_depth = "float" if "float" in limits.bit_depths else 24
-    return Encoding(codec, bit_depth, bitrate)
 
 
 def parse_bitrate(text: str) -> int:
@@ -120,14 +135,3 @@ def parse_bitrate(text: str) -> int:
     if match is None:
         raise UsageError(f"bitrate must be like 128k or 128000, got {text!r}")
     return round(float(match[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[match[2].lower()])
-
-
-def supported_sample_rate(codec: str, sample_rate: int) -> int:
-    """The sample rate at which `codec` can carry audio of `sample_rate` Hz.
-
-    The same where it can; else the lowest allowed rate above it, so that nothing is cut off; else the highest there is.
-    """
-    limits = CODECS[codec]
-    if limits.sample_rates is None:
-        return min(sample_rate, limits.max_sample_rate)
-    return next((rate for rate in limits.sample_rates if rate >= sample_rate), limits.sample_rates[-1])

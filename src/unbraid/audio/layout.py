@@ -50,11 +50,13 @@ def channel_groups(channels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
 
     Parameters
     ----------
-    channels : speaker names as in `AudioInfo.channels`
+    channels : tuple of str
+        Speaker names as in `AudioInfo.channels`
 
     Returns
     -------
-    groups : tuple of tuples of one or two channel indices
+    groups : tuple of tuples of int
+        One or two channel indices each
 
     Examples
     --------

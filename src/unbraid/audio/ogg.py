@@ -1,7 +1,11 @@
-"""Writing Ogg Vorbis: libsndfile (PyAV's wheels have no libvorbis), then a fixed serial number in every page."""
+"""Writing Ogg Vorbis: libsndfile (PyAV's wheels have no libvorbis), then a fixed serial number in every page.
+
+libsndfile draws a stream's serial number at random; it is in the header of every page, under the page's checksum.
+"""
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Mapping
 from typing import BinaryIO
@@ -46,3 +50,37 @@ class OggSink:
     def close(self) -> None:
         """Complete the file, which stays open."""
         self._sound.close()
+        self._file.flush()
+        _set_serial(self._file, _SERIAL)
+
+
+_SERIAL = 1
+_PAGE = struct.Struct(
+    "<4sBBqIIIB"
+)  # capture pattern, version, flags, position, serial, page number, checksum, segments
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _set_serial(file: BinaryIO, serial: int) -> None:
+    """Give all pages of an Ogg file this serial number, and the checksums that go with it."""
+    file.seek(0)
+    while header := file.read(_PAGE.size):
+        pattern, version, flags, position, _, number, _, n_segments = _PAGE.unpack(header)
+        assert pattern == b"OggS", "libsndfile wrote no Ogg page"
+        lengths = file.read(n_segments)
+        body = lengths + file.read(sum(lengths))
+        start = file.tell() - len(header) - len(body)
+        fields = (pattern, version, flags, position, serial, number)
+        checksum = _ogg_crc(_PAGE.pack(*fields, 0, n_segments) + body)
+        file.seek(start)
+        file.write(_PAGE.pack(*fields, checksum, n_segments))
+        file.seek(start + len(header) + len(body))
+
+
+def _ogg_crc(data: bytes) -> int:
+    """Ogg's CRC-32: zlib's polynomial, but with the bits of every byte and of the result in the opposite order.
+
+    zlib starts from and ends with inverted bits; Ogg does neither, hence the two exclusive ors.
+    """
+    crc = zlib.crc32(data.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2)

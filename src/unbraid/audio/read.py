@@ -1,29 +1,34 @@
 """Files to arrays, block by block; everything is decoded by PyAV (FFmpeg).
 
-Encoder delay and padding are removed, so lengths are those of the audio that was encoded, to the sample.
+Encoder delay and padding are removed wherever the file tells them, so that lengths are those of the audio that was
+encoded, to the sample: WAV, RF64, W64, AIFF, CAF, FLAC, ALAC, WavPack, TTA, Ogg Vorbis, Opus (Ogg, WebM), MP3 with a
+LAME header, AAC, ALAC and Opus in MP4 (edit list, sample durations or iTunes' own note). These tell nothing, and the
+decoded length is the truth: MP3 without a LAME header, MP2, AC-3, raw AAC (ADTS), WMA, and AAC or MP3 in Matroska,
+MPEG-TS, FLV and AVI. Opus is always decoded at 48 kHz. Samples of b-bit integers are divided by 2^(b−1).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
-import av
 import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
-from numpy.typing import NDArray
 
-from unbraid.audio.container import OpenFile, channel_names, open_container, quoted
+from unbraid.audio.container import OpenFile, declared_samples, describe, open_container, quoted
+from unbraid.audio.decode import Damage, Gap, blocks_of, decode_frames
+from unbraid.audio.lengths import ogg_is_cut_off
 from unbraid.audio.resample import resample
 from unbraid.datatypes import Audio, AudioInfo, FloatArray
 from unbraid.errors import AudioError
 
 __all__ = ["AudioReader", "open_audio", "read_audio"]
 
-_BLOCK = 1 << 16
+_LOOSE_S = 0.25  # tolerance of lengths that are only roughly known
 
 
 class AudioReader:
@@ -31,27 +36,32 @@ class AudioReader:
 
     Parameters
     ----------
-    path : the file
-    strict : whether damage (truncated, corrupt) is an error instead of a notice
+    path : Path
+    strict : bool
+        Whether damage (truncated, corrupt) is an error instead of a notice.
 
     Attributes
     ----------
-    info : what is known before decoding
-    notices : what the user should know of this file; complete when `blocks` has come to its end
+    info : AudioInfo
+        What is known before decoding; `n_samples` is exact or None.
+    notices : list of str
+        What the user should know of this file; complete when `blocks` has come to its end.
     """
 
-    def __init__(self, path: Path, *, strict: bool) -> None:
+    def __init__(self, path: Path, *, strict: bool = False) -> None:
         self._path = path
         self._strict = strict
+        self._damage = Damage()
+        self._frames: Iterator[AudioFrame | Gap] | None = None
         self._opened: OpenFile | None = open_container(path)
-        self._frames: Iterator[AudioFrame] | None = None
         try:
-            self.info = self._peek()
+            self.info = self._start()
         except BaseException:
             self.close()
             raise
         n_streams = self._opened.n_audio_streams
-        self._first_notices = [f"{n_streams} audio streams: one was used"] if n_streams > 1 else []
+        nth = self._opened.nth_audio_stream
+        self._first_notices = [f"{n_streams} audio streams: number {nth + 1} was used"] if n_streams > 1 else []
         self.notices: list[str] = list(self._first_notices)
 
     def __enter__(self) -> AudioReader:
@@ -69,79 +79,133 @@ class AudioReader:
             self._opened = None
 
     def blocks(self, *, offset_s: float = 0.0, duration_s: float | None = None) -> Iterator[FloatArray]:
-        """Decode from `offset_s` on, for `duration_s` or to the end; may be called again.
+        """Decode from `offset_s` on, for `duration_s` or to the end; may be called again, and starts anew then.
 
         Yields
         ------
-        block : ndarray [shape=(channel, time), float32], up to 65536 samples, at the file's own sample rate
+        block : ndarray [shape=(channel, time), float32]
+            About 65536 samples each, at the file's own sample rate, finite; the caller may change it.
+
+        Raises
+        ------
+        AudioError : nothing lies at `offset_s`; the file cannot be read on; it changes its sample rate or channels;
+            it is damaged and `strict` was asked for
         """
         rate = self.info.sample_rate
         skip = round(offset_s * rate)
         left = None if duration_s is None else round(duration_s * rate)
+        n_given = 0
         for block in self._all_blocks():
-            if skip >= block.shape[1]:
-                skip -= block.shape[1]
-                continue
-            block = block[:, skip:]
-            skip = 0
+            part = block[:, skip:] if skip else block
+            skip = max(0, skip - block.shape[1])
             if left is not None:
-                block = block[:, :left]
-                left -= block.shape[1]
-            if block.shape[1]:
-                yield block
+                part = part[:, :left]
+                left -= part.shape[1]
+            if part.shape[1]:
+                n_given += part.shape[1]
+                yield part
             if left == 0:
-                return
+                break
+        if n_given == 0:
+            end_s = self._damage.n_samples / rate
+            raise AudioError(f"cannot read {quoted(self._path)} from {offset_s} s on: it is only {end_s:.3f} s long")
 
     def _all_blocks(self) -> Iterator[FloatArray]:
-        frames, self._frames = self._frames, None
-        if frames is None:
+        """The whole file, then its notices."""
+        if self._frames is None:
             self.close()
             self._opened = open_container(self._path)
-            frames = self._decode()
-        parts: list[FloatArray] = []
-        n = 0
-        for frame in frames:
-            parts.append(_samples(frame))
-            n += frame.samples
-            if n >= _BLOCK:
-                yield np.concatenate(parts, axis=1)
-                parts, n = [], 0
-        if parts:
-            yield np.concatenate(parts, axis=1)
-
-    def _decode(self) -> Iterator[AudioFrame]:
-        assert self._opened is not None
-        decoder = self._opened.stream.codec_context
-        for packet in self._opened.container.demux(self._opened.stream):
-            try:
-                yield from decoder.decode(packet)
-            except av.error.InvalidDataError:
-                continue
-
-    def _peek(self) -> AudioInfo:
-        assert self._opened is not None
-        frames = self._decode()
-        first = next((frame for frame in frames if frame.samples), None)
-        if first is None:
-            raise AudioError(f"cannot read {quoted(self._path)}: it has no samples")
-        self._frames = _chain(first, frames)
-        stream = self._opened.stream
-        bits: dict[str, int | str] = {"u8": 8, "s16": 16, "s32": 24, "flt": "float", "dbl": "float"}
-        lossy = not (stream.codec_context.name.startswith("pcm") or stream.codec_context.name in {"flac", "alac"})
-        return AudioInfo(
-            path=self._path,
-            codec=stream.codec_context.name,
-            sample_rate=first.sample_rate,
-            channels=channel_names([channel.name for channel in first.layout.channels]),
-            n_samples=None,
-            bit_depth=16 if lossy else bits[first.format.name.removesuffix("p")],
-            lossy=lossy,
-            tags={key.lower(): value for key, value in self._opened.container.metadata.items()},
+            self._damage = Damage()
+            self._frames = decode_frames(self._opened, self._damage)
+        frames, self._frames = self._frames, None
+        opened, damage = self._opened, self._damage
+        assert opened is not None
+        self.notices[:] = self._first_notices
+        limit = self.info.n_samples if opened.demuxer in ("mov", "w64") else None
+        blocks = blocks_of(
+            frames,
+            sample_rate=self.info.sample_rate,
+            n_channels=self.info.n_channels,
+            damage=damage,
+            limit=limit,
         )
+        try:
+            yield from blocks
+        except AudioError as error:
+            raise AudioError(f"cannot read {quoted(self._path)}: {error}; convert it to FLAC or WAV first") from error
+        except (OSError, av.error.FFmpegError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise AudioError(f"cannot read on in {quoted(self._path)}: {reason}") from error
+        self._finish(opened, damage)
+
+    def _finish(self, opened: OpenFile, damage: Damage) -> None:
+        """Turn what was noticed into notices or, if strict, an error."""
+        found = _damage_notices(self.info, opened, damage)
+        if found and self._strict:
+            raise AudioError(f"cannot read all of {quoted(self._path)}: {'; '.join(found)} (strict)")
+        self.notices += found
+        if damage.n_not_finite:
+            self.notices.append(f"{damage.n_not_finite} non-finite samples set to zero")
+
+    def _start(self) -> AudioInfo:
+        """Decode the first frame, which tells what the stream really is."""
+        assert self._opened is not None
+        frames = decode_frames(self._opened, self._damage)
+        try:
+            first = next(frames, None)
+        except (OSError, av.error.FFmpegError) as error:
+            raise AudioError(f"cannot read {quoted(self._path)}: it is not audio, or damaged") from error
+        if first is None:
+            if self._damage.n_errors:
+                raise AudioError(f"cannot read {quoted(self._path)}: it is not audio, or damaged")
+            raise AudioError(f"cannot read {quoted(self._path)}: it has no samples")
+        assert isinstance(first, AudioFrame)
+        self._frames = chain([first], frames)
+        return describe(self._path, self._opened, first, declared_samples(self._opened, first.sample_rate))
+
+
+def _damage_notices(info: AudioInfo, opened: OpenFile, damage: Damage) -> list[str]:
+    """What is missing or broken, in words."""
+    found = []
+    rate = info.sample_rate
+    n_missing = 0
+    if info.n_samples is not None:
+        n_missing = info.n_samples - damage.n_samples
+        if n_missing > (1152 if opened.demuxer == "mp3" else 0):  # some encoders count their header as a frame
+            found.append(f"truncated: the last {n_missing} samples ({n_missing / rate:.3f} s) are missing")
+        else:
+            n_missing = 0
+    elif opened.rough_duration_s is not None:
+        missing_s = opened.rough_duration_s - damage.n_samples / rate
+        if missing_s > _LOOSE_S:
+            n_missing = round(missing_s * rate)
+            found.append(f"truncated: about the last {missing_s:.1f} s are missing")
+    if not n_missing and opened.demuxer == "ogg" and ogg_is_cut_off(opened.file):
+        n_missing = 1
+        found.append("truncated: the file ends in the middle; how much is missing is not known")
+    if damage.gaps:
+        first, n_lost = damage.gaps[0], sum(gap.n_samples for gap in damage.gaps)
+        places = "at" if len(damage.gaps) == 1 else f"in {len(damage.gaps)} places, the first at"
+        found.append(
+            f"damaged {places} {first.start / rate:.3f} s: {n_lost} samples ({n_lost / rate:.3f} s) "
+            "are missing and were replaced by silence"
+        )
+    elif damage.n_errors > (1 if n_missing else 0):
+        found.append(f"damaged: {damage.n_errors} packets could not be decoded")
+    if damage.n_jumps:
+        found.append(f"damaged: {damage.n_jumps} time stamps made no sense and were ignored")
+    return found
 
 
 def open_audio(path: os.PathLike[str] | str, *, strict: bool = False) -> AudioReader:
     """Open an audio file for reading.
+
+    Parameters
+    ----------
+    path : path
+        A local file in any format that FFmpeg knows; of a video, the sound track is read.
+    strict : bool
+        Whether damage is an error (raised by `blocks`) instead of a notice.
 
     Raises
     ------
@@ -158,32 +222,14 @@ def read_audio(
     duration_s: float | None = None,
     strict: bool = False,
 ) -> Audio:
-    """Read a whole file, or a part, into memory; resampled where `sample_rate` (Hz) is given and different."""
+    """Read a whole file, or a part, into memory; resampled where `sample_rate` (Hz) is given and different.
+
+    Raises
+    ------
+    AudioError : as `open_audio` and `AudioReader.blocks`
+    """
     with open_audio(path, strict=strict) as reader:
-        blocks = list(reader.blocks(offset_s=offset_s, duration_s=duration_s))
-        if not blocks:
-            raise AudioError(f"cannot read {quoted(path)}: nothing at {offset_s} s")
-        samples = np.concatenate(blocks, axis=1)
-        rate = sample_rate or reader.info.sample_rate
-        return Audio(resample(samples, reader.info.sample_rate, rate), rate)
-
-
-def _chain(first: AudioFrame, rest: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
-    yield first
-    yield from rest
-
-
-_SCALE = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31}
-
-
-def _samples(frame: AudioFrame) -> FloatArray:
-    array: NDArray[np.generic] = frame.to_ndarray()
-    name = frame.format.name
-    if not frame.format.is_planar:
-        array = array.reshape(-1, frame.layout.nb_channels).T
-        name += "p"
-    name = name.removesuffix("p")
-    if name not in _SCALE:
-        return array.astype(np.float32)
-    offset = 128 if name == "u8" else 0
-    return (array.astype(np.float32) - offset) * np.float32(_SCALE[name])
+        samples = np.concatenate(list(reader.blocks(offset_s=offset_s, duration_s=duration_s)), axis=1)
+        if sample_rate is None or sample_rate == reader.info.sample_rate:
+            return Audio(samples, reader.info.sample_rate)
+        return Audio(resample(samples, reader.info.sample_rate, sample_rate), sample_rate)

@@ -74,12 +74,17 @@ def resample(samples: FloatArray, from_hz: int, to_hz: int) -> FloatArray:
 
     Parameters
     ----------
-    samples : ndarray [shape=(channel, time), float32]
-    from_hz, to_hz : sample rates
+    samples : ndarray
+        [shape=(channel, time), float32]
+    from_hz : int
+        Rate of the samples.
+    to_hz : int
+        Rate wanted.
 
     Returns
     -------
-    resampled : ndarray [shape=(channel, resampled_length(time, from_hz, to_hz)), float32]; equal rates give a copy
+    resampled : ndarray [shape=(channel, resampled_length(time, from_hz, to_hz)), float32]
+        A copy where the rates are equal.
     """
     if from_hz == to_hz:
         return samples.copy()

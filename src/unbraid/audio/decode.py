@@ -1,0 +1,193 @@
+"""From an open container to blocks of floats, with a record of everything that was damaged on the way.
+
+Time is kept: where packets are lost, silence of their length takes their place as far as the container's time stamps
+tell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import av
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+
+from unbraid.audio.container import OpenFile
+from unbraid.datatypes import FloatArray
+from unbraid.errors import AudioError
+
+__all__ = ["Damage", "Gap", "blocks_of", "decode_frames"]
+
+_BLOCK = 1 << 16
+_LONGEST_GAP_S = 60.0  # a longer jump of the clock is a broken time stamp, not lost audio
+
+# numpy type and the power of two that full scale is, for each of FFmpeg's packed sample formats
+_FORMATS = {
+    "u8": (np.dtype(np.uint8), 7),
+    "s16": (np.dtype(np.int16), 15),
+    "s32": (np.dtype(np.int32), 31),
+    "s64": (np.dtype(np.int64), 63),
+    "flt": (np.dtype(np.float32), 0),
+    "dbl": (np.dtype(np.float64), 0),
+}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Samples that are missing in mid-stream: how many, and where."""
+
+    start: int
+    n_samples: int
+
+
+@dataclass
+class Damage:
+    """What was wrong with a stream, filled while it is decoded.
+
+    gaps : what was replaced by silence
+    n_errors : packets that could not be decoded
+    n_jumps : time stamps that made no sense
+    n_not_finite : NaN and infinite samples, which were set to zero
+    n_samples : samples per channel given out so far
+    """
+
+    gaps: list[Gap] = field(default_factory=list)
+    n_errors: int = 0
+    n_jumps: int = 0
+    n_not_finite: int = 0
+    n_samples: int = 0
+
+
+def decode_frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame | Gap]:
+    """Decode the stream: its frames and, between them, what is missing."""
+    n_samples = 0
+    end: float | None = None  # of the last frame, on the container's clock, in samples
+    for frame in _frames(opened, damage):
+        rate = frame.sample_rate
+        clock = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base * rate)
+        if clock is not None and end is not None:
+            jump = round(clock - end)
+            if jump > _LONGEST_GAP_S * rate:
+                damage.n_jumps += 1
+            elif jump >= max(frame.samples // 2, rate // 100, 2):
+                gap = Gap(n_samples, jump)
+                damage.gaps.append(gap)
+                n_samples += jump
+                yield gap
+        yield frame
+        n_samples += frame.samples
+        if clock is not None:
+            end = clock + frame.samples
+        elif end is not None:
+            end += frame.samples
+
+
+def _frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame]:
+    decoder = opened.stream.codec_context
+    if not decoder.is_open and decoder.codec.lossless and not decoder.codec.lossy:
+        # A lossless frame whose checksum is wrong is noise at full volume: lose it instead.
+        decoder.options = {"err_detect": "crccheck+explode"}
+    packets = opened.container.demux(opened.stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.InvalidDataError:
+            damage.n_errors += 1  # nothing more can be found in the file
+            return
+        if packet is None:
+            return
+        try:
+            frames = decoder.decode(packet)
+        except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+            damage.n_errors += 1
+            continue
+        except av.error.EOFError:
+            return
+        yield from (frame for frame in frames if frame.samples)
+
+
+def blocks_of(
+    frames: Iterator[AudioFrame | Gap], *, sample_rate: int, n_channels: int, damage: Damage, limit: int | None = None
+) -> Iterator[FloatArray]:
+    """Gather frames into blocks.
+
+    frames : as from `decode_frames`
+    limit : samples per channel to give out at most
+
+    Yields
+    ------
+    block : ndarray [shape=(channel, time), float32], about 65536 samples, finite
+
+    Raises
+    ------
+    AudioError : sample rate or number of channels change in mid-stream
+    """
+    left = limit
+    for block in _gathered(frames, sample_rate, n_channels):
+        if left is not None:
+            block = block[:, :left]
+            left -= block.shape[1]
+        if block.shape[1]:
+            damage.n_not_finite += _zero_what_is_not_finite(block)
+            damage.n_samples += block.shape[1]
+            yield block
+        if left == 0:
+            # Go on to the end all the same, so that damage there is noticed.
+            continue
+
+
+def _gathered(frames: Iterator[AudioFrame | Gap], sample_rate: int, n_channels: int) -> Iterator[FloatArray]:
+    block = np.empty((n_channels, _BLOCK), np.float32)
+    n = 0
+    for frame in frames:
+        if isinstance(frame, Gap):
+            if n:
+                yield block[:, :n]
+                block, n = np.empty((n_channels, _BLOCK), np.float32), 0
+            for start in range(0, frame.n_samples, _BLOCK):
+                yield np.zeros((n_channels, min(_BLOCK, frame.n_samples - start)), np.float32)
+            continue
+        if frame.sample_rate != sample_rate:
+            raise AudioError(f"its sample rate changes from {sample_rate} to {frame.sample_rate} Hz in mid-stream")
+        if frame.layout.nb_channels != n_channels:
+            raise AudioError(f"it changes from {n_channels} to {frame.layout.nb_channels} channels in mid-stream")
+        if n + frame.samples > block.shape[1]:
+            if n:
+                yield block[:, :n]
+            block, n = np.empty((n_channels, max(_BLOCK, frame.samples)), np.float32), 0
+        _copy(frame, block[:, n : n + frame.samples])
+        n += frame.samples
+    if n:
+        yield block[:, :n]
+
+
+def _copy(frame: AudioFrame, out: FloatArray) -> None:
+    """Write a frame's samples into `out` [shape=(channel, time), float32], full scale ±1."""
+    n_channels, n = out.shape
+    name = frame.format.name
+    dtype, power = _FORMATS[name.removesuffix("p")]
+    if not frame.format.is_planar:
+        out[...] = np.frombuffer(frame.planes[0], dtype, n * n_channels).reshape(n, n_channels).T
+    elif n_channels < 8:
+        for channel, plane in zip(out, frame.planes, strict=False):
+            channel[...] = np.frombuffer(plane, dtype, n)
+    else:
+        # PyAV finds no end of the list of planes when there are eight or more.
+        packed = av.AudioResampler(format=name.removesuffix("p"), layout=frame.layout, rate=frame.sample_rate)
+        data = b"".join(bytes(part.planes[0]) for part in packed.resample(frame))
+        out[...] = np.frombuffer(data, dtype, n * n_channels).reshape(n, n_channels).T
+    if power:
+        if name.startswith("u8"):
+            out -= 128
+        out *= np.float32(2.0**-power)
+
+
+def _zero_what_is_not_finite(block: FloatArray) -> int:
+    """Set NaN and ±inf to zero, in place; how many there were."""
+    if np.isfinite(block.sum(dtype=np.float64)):
+        return 0
+    bad = ~np.isfinite(block)
+    block[bad] = 0.0
+    return int(np.count_nonzero(bad))
