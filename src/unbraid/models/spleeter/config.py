@@ -6,14 +6,15 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from unbraid.errors import ModelError
 
-__all__ = ["ACTIVATIONS", "MASK_EXTENSIONS", "NETWORK_TYPES", "SpleeterConfig"]
+__all__ = ["ACTIVATIONS", "MASK_EXTENSIONS", "NETWORK_TYPES", "SharedUNetConfig", "SpleeterConfig"]
 
 NETWORK_TYPES: Final = ("unet.unet", "unet.softmax_unet", "unet.shared_unet")
 ACTIVATIONS: Final = ("LeakyReLU", "ReLU", "ELU")
@@ -59,6 +60,58 @@ _PARAMS: Final = ("conv_activation", "deconv_activation", "conv_n_filters")
 
 
 @dataclass(frozen=True)
+class SharedUNetConfig:
+    """Hyperparameters of `SharedUNet`.
+
+    n_stems, n_channels : stems masked, audio channels of the mix
+    n_bins : first bins of the spectrogram that the network sees (F)
+    fold_bins, fold_frames : bins and frames folded into one position of the finest grid
+    widths : feature channels of each level, finest first; the grid halves in both directions from level to level
+    n_blocks : residual blocks per level on the way down (on the way up there is one)
+    tdf_divisor : the dense layers along frequency pass through 1/tdf_divisor of the grid's rows
+    log_offset : added to magnitudes before the logarithm, in units of Spleeter's unnormalised STFT
+    """
+
+    n_stems: int = 4
+    n_channels: int = 2
+    n_bins: int = 1024
+    fold_bins: int = 4
+    fold_frames: int = 2
+    widths: tuple[int, ...] = (48, 96, 128, 160, 192)
+    n_blocks: int = 1
+    tdf_divisor: int = 4
+    log_offset: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check that every grid is whole."""
+        object.__setattr__(self, "widths", _as_tuple("widths", self.widths))
+        for name in ("n_stems", "n_channels", "n_bins", "fold_bins", "fold_frames", "n_blocks", "tdf_divisor"):
+            _check_count(name, getattr(self, name))
+        for width in self.widths:
+            _check_count("widths", width)
+        if isinstance(self.log_offset, bool) or not isinstance(self.log_offset, int | float) or self.log_offset <= 0:
+            raise ModelError(f"log_offset must be a positive number, got {self.log_offset!r}")
+        step = self.fold_bins * 2 ** (len(self.widths) - 1) * self.tdf_divisor
+        if not self.widths or self.n_bins % step:
+            raise ModelError(f"n_bins must be a multiple of {step} for this network, got {self.n_bins}")
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the finest grid."""
+        return self.n_bins // self.fold_bins
+
+    @property
+    def n_folded(self) -> int:
+        """Values of one audio channel at one position of the finest grid."""
+        return self.fold_bins * self.fold_frames
+
+    @property
+    def frame_multiple(self) -> int:
+        """The number of frames given must be a multiple of this."""
+        return self.fold_frames * int(2 ** (len(self.widths) - 1))
+
+
+@dataclass(frozen=True)
 class SpleeterConfig:
     """A network of the Spleeter family and the spectrogram it works on.
 
@@ -74,6 +127,7 @@ class SpleeterConfig:
     network : one of `NETWORK_TYPES`
     conv_activation, deconv_activation : of encoder and decoder, one of `ACTIVATIONS`
     conv_n_filters : channels of the six encoder layers
+    shared_unet : hyperparameters of "unet.shared_unet", for which the three above mean nothing; else None
     training : keys of the JSON that matter only to training, as they were found
 
     Raises
@@ -96,6 +150,7 @@ class SpleeterConfig:
     conv_activation: str = "LeakyReLU"
     deconv_activation: str = "ReLU"
     conv_n_filters: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    shared_unet: SharedUNetConfig | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,6 +177,19 @@ class SpleeterConfig:
             raise ModelError(f"conv_n_filters must be {N_LAYERS} numbers, got {len(self.conv_n_filters)}")
         for n_filters in self.conv_n_filters:
             _check_count("conv_n_filters", n_filters)
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        shared = self.shared_unet
+        if (shared is not None) != (self.network == "unet.shared_unet"):
+            raise ModelError(f"shared_unet belongs to the model type 'unet.shared_unet' alone, got {self.network!r}")
+        if shared is None:
+            return
+        for name, value in (("n_stems", len(self.stems)), ("n_channels", self.n_channels), ("n_bins", self.n_bins)):
+            if getattr(shared, name) != value:
+                raise ModelError(f"model.params.{name} must be {value} like the rest, got {getattr(shared, name)}")
+        if self.n_frames % shared.frame_multiple:
+            raise ModelError(f"n_frames (T) must be a multiple of {shared.frame_multiple}, got {self.n_frames}")
 
     @classmethod
     def from_json(cls, source: Mapping[str, Any] | str | Path) -> SpleeterConfig:
@@ -154,14 +222,12 @@ class SpleeterConfig:
         content["instrument_list"] = list(self.stems)
         if self.model_dir is None:
             del content["model_dir"]
-        content["model"] = {
-            "type": self.network,
-            "params": {
-                "conv_activation": self.conv_activation,
-                "deconv_activation": self.deconv_activation,
-                "conv_n_filters": list(self.conv_n_filters),
-            },
-        }
+        if self.shared_unet is None:
+            params = {name: getattr(self, name) for name in _PARAMS}
+            params["conv_n_filters"] = list(self.conv_n_filters)
+        else:
+            params = asdict(self.shared_unet) | {"widths": list(self.shared_unet.widths)}
+        content["model"] = {"type": self.network, "params": params}
         return {**content, **self.training}
 
 
@@ -178,6 +244,10 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
     fields["network"] = model.get("type", NETWORK_TYPES[0])
     _check_network(fields["network"])
     params = _as_mapping("model.params", model.get("params"))
+    if fields["network"] == "unet.shared_unet":
+        _check_known("key of model.params", params, tuple(entry.name for entry in dataclass_fields(SharedUNetConfig)))
+        fields["shared_unet"] = SharedUNetConfig(**params)
+        return fields
     _check_known("key of model.params", params, _PARAMS)
     fields.update({name: params[name] for name in _PARAMS if params.get(name) is not None})
     if "conv_n_filters" in fields:

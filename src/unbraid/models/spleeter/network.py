@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unbraid.models.spleeter.config import SpleeterConfig
+from unbraid.models.spleeter.shared_unet import SharedUNet
 
 __all__ = ["SpleeterNetwork", "UNet", "make_module"]
 
@@ -115,6 +116,14 @@ class SpleeterNetwork(nn.Module):
         return masks * magnitude[:, None]
 
 
+class _FrameFirstSharedUNet(SharedUNet):
+    """`SharedUNet` for arrays (…, frame, bin), as every network of the pipeline takes them."""
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Separate a block, as `SpleeterNetwork.forward` does."""
+        return super().forward(magnitude.transpose(2, 3)).transpose(3, 4)
+
+
 def make_module(config: SpleeterConfig) -> nn.Module:
     """Make the network that a configuration asks for, with random parameters."""
-    return SpleeterNetwork(config)
+    return SpleeterNetwork(config) if config.shared_unet is None else _FrameFirstSharedUNet(config.shared_unet)
