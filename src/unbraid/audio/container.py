@@ -49,10 +49,7 @@ def quoted(path: os.PathLike[str] | str) -> str:
 
 @dataclass(frozen=True)
 class OpenFile:
-    """A file, FFmpeg's view of it, and which of its audio streams is used.
-
-    demuxer : FFmpeg's name of the format, its first one ("mov" for all of MP4's kin)
-    """
+    """A file, FFmpeg's view of it, and which of its audio streams is used."""
 
     file: BinaryIO
     container: InputContainer
@@ -62,6 +59,7 @@ class OpenFile:
 
     @property
     def demuxer(self) -> str:
+        """FFmpeg's name of the format, its first one: "mov" for all of MP4's kin."""
         return self.container.format.name.split(",")[0]
 
     @property

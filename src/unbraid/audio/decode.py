@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import av.error
@@ -24,7 +25,7 @@ _BLOCK = 1 << 16
 _LONGEST_GAP_S = 60.0  # a longer jump of the clock is a broken time stamp, not lost audio
 
 # numpy type and the power of two that full scale is, for each of FFmpeg's packed sample formats
-_FORMATS = {
+_FORMATS: dict[str, tuple[np.dtype[Any], int]] = {
     "u8": (np.dtype(np.uint8), 7),
     "s16": (np.dtype(np.int16), 15),
     "s32": (np.dtype(np.int32), 31),
@@ -63,6 +64,8 @@ class Damage:
 def decode_frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame | Gap]:
     """Decode the stream: its frames and, between them, what is missing."""
     n_samples = 0
+    # Time stamps within a page of Vorbis are guessed, and can be wrong by half a block (8192 samples at most).
+    least_jump = 4096 if opened.stream.codec_context.name == "vorbis" else 2
     end: float | None = None  # of the last frame, on the container's clock, in samples
     for frame in _frames(opened, damage):
         rate = frame.sample_rate
@@ -71,7 +74,7 @@ def decode_frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame | Gap
             jump = round(clock - end)
             if jump > _LONGEST_GAP_S * rate:
                 damage.n_jumps += 1
-            elif jump >= max(frame.samples // 2, rate // 100, 2):
+            elif jump >= max(frame.samples // 2, rate // 100, least_jump):
                 gap = Gap(n_samples, jump)
                 damage.gaps.append(gap)
                 n_samples += jump
@@ -89,6 +92,11 @@ def _frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame]:
     if not decoder.is_open and decoder.codec.lossless and not decoder.codec.lossy:
         # A lossless frame whose checksum is wrong is noise at full volume: lose it instead.
         decoder.options = {"err_detect": "crccheck+explode"}
+    swallow = decoder.name == "vorbis"
+    if swallow:
+        # FFmpeg cuts too little or too much off the end of a stream of one page: `blocks_of` does it, by the stream's
+        # length, and here the first packet is left out, which only prepares the second.
+        decoder.flags2 |= int(av.codec.context.Flags2.skip_manual)
     packets = opened.container.demux(opened.stream)
     while True:
         try:
@@ -105,16 +113,26 @@ def _frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame]:
             continue
         except av.error.EOFError:
             return
+        if swallow:
+            swallow = False
+            continue
         yield from (frame for frame in frames if frame.samples)
 
 
 def blocks_of(
-    frames: Iterator[AudioFrame | Gap], *, sample_rate: int, n_channels: int, damage: Damage, limit: int | None = None
+    frames: Iterator[AudioFrame | Gap],
+    *,
+    sample_rate: int,
+    n_channels: int,
+    damage: Damage,
+    limit: int | None = None,
+    slack: int | None = None,
 ) -> Iterator[FloatArray]:
     """Gather frames into blocks.
 
     frames : as from `decode_frames`
     limit : samples per channel to give out at most
+    slack : how many samples beyond the limit are padding; if there are more, the limit was wrong and all are given out
 
     Yields
     ------
@@ -124,18 +142,23 @@ def blocks_of(
     ------
     AudioError : sample rate or number of channels change in mid-stream
     """
-    left = limit
+    kept: list[FloatArray] = []  # what lies beyond the limit
+    n_kept = 0
     for block in _gathered(frames, sample_rate, n_channels):
-        if left is not None:
-            block = block[:, :left]
-            left -= block.shape[1]
-        if block.shape[1]:
-            damage.n_not_finite += _zero_what_is_not_finite(block)
-            damage.n_samples += block.shape[1]
-            yield block
-        if left == 0:
-            # Go on to the end all the same, so that damage there is noticed.
-            continue
+        n_wanted = block.shape[1]
+        if limit is not None:
+            n_wanted = min(n_wanted, max(0, limit - damage.n_samples))
+            if slack is not None and n_wanted < block.shape[1]:
+                kept.append(block[:, n_wanted:])
+                n_kept += block.shape[1] - n_wanted
+                if n_kept > slack:
+                    limit = None
+        if n_wanted:
+            yield _finished(block[:, :n_wanted], damage)
+        if limit is None:
+            for late in kept:
+                yield _finished(late, damage)
+            kept = []
 
 
 def _gathered(frames: Iterator[AudioFrame | Gap], sample_rate: int, n_channels: int) -> Iterator[FloatArray]:
@@ -169,10 +192,10 @@ def _copy(frame: AudioFrame, out: FloatArray) -> None:
     name = frame.format.name
     dtype, power = _FORMATS[name.removesuffix("p")]
     if not frame.format.is_planar:
-        out[...] = np.frombuffer(frame.planes[0], dtype, n * n_channels).reshape(n, n_channels).T
+        out[...] = np.frombuffer(memoryview(frame.planes[0]), dtype, n * n_channels).reshape(n, n_channels).T
     elif n_channels < 8:
         for channel, plane in zip(out, frame.planes, strict=False):
-            channel[...] = np.frombuffer(plane, dtype, n)
+            channel[...] = np.frombuffer(memoryview(plane), dtype, n)
     else:
         # PyAV finds no end of the list of planes when there are eight or more.
         packed = av.AudioResampler(format=name.removesuffix("p"), layout=frame.layout, rate=frame.sample_rate)
@@ -184,10 +207,11 @@ def _copy(frame: AudioFrame, out: FloatArray) -> None:
         out *= np.float32(2.0**-power)
 
 
-def _zero_what_is_not_finite(block: FloatArray) -> int:
-    """Set NaN and ±inf to zero, in place; how many there were."""
-    if np.isfinite(block.sum(dtype=np.float64)):
-        return 0
-    bad = ~np.isfinite(block)
-    block[bad] = 0.0
-    return int(np.count_nonzero(bad))
+def _finished(block: FloatArray, damage: Damage) -> FloatArray:
+    """Count the samples and set NaN and ±inf to zero, in place."""
+    damage.n_samples += block.shape[1]
+    if not np.isfinite(block.sum(dtype=np.float64)):
+        bad = ~np.isfinite(block)
+        block[bad] = 0.0
+        damage.n_not_finite += int(np.count_nonzero(bad))
+    return block

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
+import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.layout import AudioLayout
+from av.audio.stream import AudioStream
+from numpy.typing import NDArray
 
 from unbraid.audio.encoding import Encoding
 from unbraid.audio.pcm import IntegerConverter
 from unbraid.datatypes import FloatArray
+from unbraid.errors import UsageError
 
 __all__ = ["EncoderSink"]
 
 _CONTAINERS = {"flac": "flac", "mp3": "mp3", "opus": "opus", "m4a": "ipod", "wma": "asf"}
 _ENCODERS = {"flac": "flac", "mp3": "libmp3lame", "opus": "libopus", "m4a": "aac", "wma": "wmav2"}
-_FORMATS = {"flac": "s16", "mp3": "fltp", "opus": "flt", "m4a": "fltp", "wma": "fltp"}
+_FORMATS = {"mp3": "fltp", "opus": "flt", "m4a": "fltp", "wma": "fltp"}
 
 
 class EncoderSink:
-    """Encodes blocks into an open file; `close` completes it."""
+    """Encodes blocks into an open file; `close` completes it.
+
+    Delay and length are written where the format has a place for them, so that players give back exactly what came
+    in. WMA has none: a frame of silence goes in front, which decoders swallow, and the end is filled up with silence
+    to a whole frame.
+
+    Raises
+    ------
+    UsageError : the codec has no place for these speakers
+    """
 
     def __init__(
         self,
@@ -34,16 +48,19 @@ class EncoderSink:
         tags: Mapping[str, str],
     ) -> None:
         codec = encoding.codec
+        # Edit lists are on the movie's clock: it has to tick as fast as the samples.
         options = {"movie_timescale": str(sample_rate)} if codec == "m4a" else {}
         self._container = av.open(file, "w", format=_CONTAINERS[codec], container_options=options)
-        self._container.flags |= av.container.Flags.bitexact.value
+        # No dates, versions or random numbers.
+        self._container.flags |= cast(int, av.container.Flags.bitexact.value)
         self._container.metadata.update(tags)
-        self._stream = self._container.add_stream(_ENCODERS[codec], rate=sample_rate)
+        self._stream = cast(AudioStream, self._container.add_stream(_ENCODERS[codec], rate=sample_rate))
         context = self._stream.codec_context
         context.options = {"flags": "+bitexact"}
-        context.layout = "mono" if len(channels) == 1 else "+".join(channels)
-        self._format = "s32" if encoding.bit_depth == 24 else _FORMATS[codec]
-        context.format = self._format
+        context.layout = _layout(codec, channels)
+        # Interleaved always: PyAV finds no end of the list of planes when there are eight or more.
+        self._format = {None: "flt", 16: "s16", 24: "s32"}[cast("int | None", encoding.bit_depth)]
+        context.format = _FORMATS[codec] if encoding.bit_depth is None else self._format
         if encoding.bitrate is not None:
             context.bit_rate = encoding.bitrate
         self._layout = context.layout
@@ -52,6 +69,16 @@ class EncoderSink:
             IntegerConverter(int(encoding.bit_depth), len(channels)) if encoding.bit_depth is not None else None
         )
         self._n = 0
+        try:
+            context.open()
+        except av.error.FFmpegError as error:
+            speakers = " ".join(channels)
+            raise UsageError(
+                f"{codec} cannot hold {speakers} at {sample_rate} Hz and {encoding.bitrate} bits per second: "
+                "choose another bitrate, or wav"
+            ) from error
+        if codec == "wma":
+            self.write(np.zeros((len(channels), context.frame_size), np.float32))
 
     @property
     def n_clipped(self) -> int:
@@ -72,12 +99,20 @@ class EncoderSink:
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
-    def _array(self, block: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    def _array(self, block: FloatArray) -> NDArray[Any]:
         if self._converter is not None:
             integers = self._converter.convert(block)
             if self._format == "s32":
                 integers <<= 8
             return integers.reshape(1, -1)
-        if self._format == "flt":
-            return np.ascontiguousarray(block.T).reshape(1, -1)
-        return np.ascontiguousarray(block)
+        return np.ascontiguousarray(block.T).reshape(1, -1)
+
+
+def _layout(codec: str, channels: tuple[str, ...]) -> AudioLayout:
+    """FFmpeg's layout of these speakers."""
+    if codec == "opus" and "BL" not in channels:
+        channels = tuple({"SL": "BL", "SR": "BR"}.get(name, name) for name in channels)
+    try:
+        return AudioLayout("+".join(channels))
+    except ValueError as error:
+        raise UsageError(f"{codec} has no place for the speakers {' '.join(channels)}: choose wav") from error

@@ -11,6 +11,21 @@ from unbraid.errors import UsageError
 __all__ = ["CODECS", "Encoding", "parse_bitrate"]
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+# Vorbis I, §4.3.9; side speakers take the place of the rear ones where there are no others.
+_VORBIS_LAYOUTS = (
+    ("FC",),
+    ("FL", "FR"),
+    ("FL", "FR", "FC"),
+    ("FL", "FR", "BL", "BR"),
+    ("FL", "FR", "FC", "BL", "BR"),
+    ("FL", "FR", "FC", "SL", "SR"),
+    ("FL", "FR", "FC", "LFE", "BL", "BR"),
+    ("FL", "FR", "FC", "LFE", "SL", "SR"),
+    ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
+    ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
+)
+# The same in Opus, less those of five and seven, whose order FFmpeg's encoder (8.1 and before) mixes up.
+_OPUS_LAYOUTS = tuple(layout for layout in _VORBIS_LAYOUTS if len(layout) not in (5, 7))
 _AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
@@ -21,6 +36,7 @@ class Codec:
     bit_depths, bitrates : what may be asked for; bitrates as (lowest, highest) in bits/s, None: not settable
     sample_rates : the rates allowed in Hz, ascending; None: every one up to `max_sample_rate`
     max_channels : channels at most
+    layouts : the sets of speakers that have a place; None: any
     """
 
     bit_depths: tuple[int | str, ...] = ()
@@ -29,14 +45,20 @@ class Codec:
     sample_rates: tuple[int, ...] | None = None
     max_sample_rate: int = 2**31 - 1
     max_channels: int = 8
+    layouts: tuple[tuple[str, ...], ...] | None = None
 
 
 CODECS: dict[str, Codec] = {
     "wav": Codec(bit_depths=(16, 24, "float"), max_channels=65535),
     "flac": Codec(bit_depths=(16, 24), max_sample_rate=655350),
     "mp3": Codec(bitrates=(8_000, 320_000), default_bitrate=256_000, sample_rates=_MP3_RATES, max_channels=2),
-    "ogg": Codec(bitrates=(45_000, 500_000), default_bitrate=192_000, max_sample_rate=192_000),
-    "opus": Codec(bitrates=(6_000, 512_000), default_bitrate=160_000, sample_rates=(8000, 12000, 16000, 24000, 48000)),
+    "ogg": Codec(bitrates=(45_000, 500_000), default_bitrate=192_000, max_sample_rate=192_000, layouts=_VORBIS_LAYOUTS),
+    "opus": Codec(
+        bitrates=(6_000, 512_000),
+        default_bitrate=160_000,
+        sample_rates=(8000, 12000, 16000, 24000, 48000),
+        layouts=_OPUS_LAYOUTS,
+    ),
     "m4a": Codec(bitrates=(8_000, 576_000), default_bitrate=256_000, sample_rates=_AAC_RATES),
     "wma": Codec(bitrates=(24_000, 320_000), default_bitrate=192_000, max_sample_rate=50_000, max_channels=2),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import BinaryIO
 
 __all__ = ["has_mp3_frame_count", "mp4_samples", "ogg_is_cut_off", "wav_samples"]
@@ -62,7 +63,7 @@ def _riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _w64_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, bytes]]:
-    """The same of Wave64: names and sizes are longer, sizes count their own 24 bytes, chunks start at multiples of 8."""
+    """The same of Wave64: longer names and sizes, which count their own 24 bytes; all starts at multiples of 8."""
     at = 40
     while True:
         file.seek(at)
@@ -131,28 +132,28 @@ def _mp4_samples(file: BinaryIO, track_id: int, sample_rate: int) -> int | None:
     movie_clock = 0
     for name, start, end in _boxes(file, moov[1], moov[2]):
         if name == b"mvhd":
-            movie_clock = _clock_and_duration(_body(file, start, end))[0]
+            movie_clock = _clock(_body(file, start, end))
         if name != b"trak":
             continue
         boxes = _track_boxes(file, start, end)
         header = boxes[b"tkhd"]
         if struct.unpack_from(">I", header, 20 if header[0] else 12)[0] != track_id:
             continue
-        clock = _clock_and_duration(boxes[b"mdhd"])[0]
+        clock = _clock(boxes[b"mdhd"])
         stts = boxes[b"stts"]
         entries = struct.iter_unpack(">II", stts[8 : 8 + 8 * struct.unpack_from(">I", stts, 4)[0]])
-        n_units = sum(count * duration for count, duration in entries)
+        n_units: int = sum(count * duration for count, duration in entries)
         if n_units == 0:
             return None  # fragmented: the lengths are elsewhere
         edits = [edit for edit in _edits(boxes.get(b"elst", b"")) if edit[1] >= 0]
         if not edits:
-            return round(n_units * sample_rate / clock)
+            return round(Fraction(n_units * sample_rate, clock))
         if len(edits) > 1:
             return None
         length, media_start = edits[0]
-        available = (n_units - media_start) * sample_rate / clock
-        played = length * sample_rate / movie_clock
-        if length == 0 or abs(available - played) <= sample_rate / movie_clock:
+        available = Fraction((n_units - media_start) * sample_rate, clock)
+        played = Fraction(length * sample_rate, movie_clock)
+        if length == 0 or abs(available - played) <= Fraction(sample_rate, movie_clock):
             return round(available)
         return round(min(available, played))
     return None
@@ -189,10 +190,9 @@ def _body(file: BinaryIO, start: int, end: int) -> bytes:
     return file.read(end - start)
 
 
-def _clock_and_duration(header: bytes) -> tuple[int, int]:
-    """Ticks per second, and length, of a movie or media header."""
-    clock, duration = struct.unpack_from(">IQ", header, 20) if header[0] else struct.unpack_from(">II", header, 12)
-    return clock, duration
+def _clock(header: bytes) -> int:
+    """Ticks per second of a movie or media header."""
+    return int(struct.unpack_from(">I", header, 20 if header[0] else 12)[0])
 
 
 def _edits(body: bytes) -> list[tuple[int, int]]:

@@ -17,21 +17,43 @@ from unbraid.datatypes import FloatArray
 
 __all__ = ["OggSink"]
 
-# Nominal bits/s of libvorbis' qualities 0, 0.1 … 1.0 at 44.1 kHz stereo.
+# Nominal bits/s of libvorbis' qualities 0, 0.1 … 1.0 for two channels at 44.1 kHz.
 _NOMINAL = (64_000, 80_000, 96_000, 112_000, 128_000, 160_000, 192_000, 224_000, 256_000, 320_000, 500_000)
-_PIECE = 4096
+_PIECE = 4096  # libsndfile keeps a whole call's samples on the stack
+_SERIAL = 1
+_PAGE = struct.Struct("<4sBBqIIIB")  # pattern, version, flags, position, serial, number, checksum, number of segments
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+# Vorbis' own order of three and more channels (Vorbis I, §4.3.9), as places in FFmpeg's and WAV's.
+_VORBIS_ORDER = {
+    3: (0, 2, 1),
+    5: (0, 2, 1, 3, 4),
+    6: (0, 2, 1, 4, 5, 3),
+    7: (0, 2, 1, 5, 6, 4, 3),
+    8: (0, 2, 1, 6, 7, 4, 5, 3),
+}
 
 
 class OggSink:
-    """Encodes blocks into an open file; `close` completes it."""
+    """Encodes blocks into an open file; `close` completes it.
+
+    The bitrate chooses Vorbis' quality, by its nominal bitrate for as many channels; the file's own varies around it.
+    """
 
     def __init__(
         self, file: BinaryIO, *, bitrate: int, sample_rate: int, channels: tuple[str, ...], tags: Mapping[str, str]
     ) -> None:
         self._file = file
-        quality = float(np.interp(bitrate * 2 / max(len(channels), 1), _NOMINAL, np.linspace(0.0, 1.0, len(_NOMINAL))))
+        self._guarded = _Guarded(file)
+        self._order = _VORBIS_ORDER.get(len(channels))
+        quality = float(np.interp(bitrate * 2 / len(channels), _NOMINAL, np.linspace(0.0, 1.0, len(_NOMINAL))))
         self._sound = soundfile.SoundFile(
-            file, "w", sample_rate, len(channels), format="OGG", subtype="VORBIS", compression_level=1.0 - quality
+            self._guarded,
+            "w",
+            sample_rate,
+            len(channels),
+            format="OGG",
+            subtype="VORBIS",
+            compression_level=1 - quality,
         )
         for key, value in tags.items():
             setattr(self._sound, key, value)
@@ -43,22 +65,43 @@ class OggSink:
 
     def write(self, block: FloatArray) -> None:
         """Append a block [shape=(channel, time), float32]."""
+        if self._order is not None:
+            block = block[list(self._order)]
         data = np.ascontiguousarray(block.T)
         for start in range(0, len(data), _PIECE):
             self._sound.write(data[start : start + _PIECE])
+            self._guarded.check()
 
     def close(self) -> None:
         """Complete the file, which stays open."""
         self._sound.close()
-        self._file.flush()
+        self._guarded.check()
         _set_serial(self._file, _SERIAL)
 
 
-_SERIAL = 1
-_PAGE = struct.Struct(
-    "<4sBBqIIIB"
-)  # capture pattern, version, flags, position, serial, page number, checksum, segments
-_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+class _Guarded:
+    """A file for libsndfile's callbacks, which print exceptions and lose them: here they are kept until `check`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+        self.seek = file.seek
+        self.tell = file.tell
+        self.read = file.read
+
+    def write(self, data: bytes) -> int:
+        """Write all of it, or remember why not."""
+        if self._error is None:
+            try:
+                return self._file.write(data)
+            except BaseException as error:
+                self._error = error
+        return 0
+
+    def check(self) -> None:
+        """Raise what went wrong since the last call."""
+        if self._error is not None:
+            raise self._error
 
 
 def _set_serial(file: BinaryIO, serial: int) -> None:

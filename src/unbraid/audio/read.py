@@ -28,6 +28,8 @@ from unbraid.errors import AudioError
 
 __all__ = ["AudioReader", "open_audio", "read_audio"]
 
+_SLACK = 8192  # samples that may follow the last one: at most a block of Vorbis
+_PADDING: dict[str, None] = {"mov": None, "w64": None}  # here all that follows is padding
 _LOOSE_S = 0.25  # tolerance of lengths that are only roughly known
 
 
@@ -121,13 +123,13 @@ class AudioReader:
         opened, damage = self._opened, self._damage
         assert opened is not None
         self.notices[:] = self._first_notices
-        limit = self.info.n_samples if opened.demuxer in ("mov", "w64") else None
         blocks = blocks_of(
             frames,
             sample_rate=self.info.sample_rate,
             n_channels=self.info.n_channels,
             damage=damage,
-            limit=limit,
+            limit=self.info.n_samples,
+            slack=_PADDING.get(opened.demuxer, _SLACK),
         )
         try:
             yield from blocks

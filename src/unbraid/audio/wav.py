@@ -14,26 +14,10 @@ from unbraid.datatypes import FloatArray
 __all__ = ["WavSink"]
 
 _RIFF_LIMIT = 0xFFFFFFFF
-_SPEAKERS = [
-    "FL",
-    "FR",
-    "FC",
-    "LFE",
-    "BL",
-    "BR",
-    "FLC",
-    "FRC",
-    "BC",
-    "SL",
-    "SR",
-    "TC",
-    "TFL",
-    "TFC",
-    "TFR",
-    "TBL",
-    "TBC",
-    "TBR",
-]
+_SPEAKERS = (  # in the order of dwChannelMask's bits
+    *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC"),
+    *("SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR"),
+)
 _INFO_TAGS = {"title": b"INAM", "artist": b"IART", "album": b"IPRD"}
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE

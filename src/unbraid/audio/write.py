@@ -278,6 +278,8 @@ def _check(encoding: Encoding, sample_rate: int, channels: tuple[str, ...]) -> N
             f"{encoding.codec} holds at most {limits.max_channels} channels, got {len(channels)}: choose wav"
             + (" or flac" if len(channels) <= CODECS["flac"].max_channels else "")
         )
+    if limits.layouts is not None and channels not in limits.layouts:
+        raise UsageError(f"{encoding.codec} has no place for the speakers {' '.join(channels)}: choose wav or flac")
     if encoding.nearest_sample_rate(sample_rate) != sample_rate:
         raise UsageError(f"{encoding.codec} cannot carry {sample_rate} Hz: resample to a rate it has, or choose wav")
 
