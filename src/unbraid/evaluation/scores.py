@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import scipy.fft
 
 from unbraid.datatypes import FloatArray
 
-__all__ = ["energy_sdr", "irm2_oracle", "oracle_share"]
+__all__ = ["StemScore", "energy_sdr", "irm2_oracle", "oracle_share", "score_stems"]
 
 _FRAMES_AT_ONCE = 256  # bounds the memory of the oracle, whatever the length of the song
+
+
+@dataclass(frozen=True)
+class StemScore:
+    """Energy-ratio SDR, in dB, of one stem: of the mix taken as the estimate, of the model, of the IRM2 oracle."""
+
+    mix_sdr: float
+    sdr: float
+    oracle_sdr: float
+
+    @property
+    def share(self) -> float:
+        """Oracle share."""
+        return oracle_share(self.sdr, self.mix_sdr, self.oracle_sdr)
+
+
+def score_stems(references: Mapping[str, FloatArray], estimates: Mapping[str, FloatArray]) -> dict[str, StemScore]:
+    """Score the estimates of all stems of a song whose mix is the sum of the references.
+
+    Parameters
+    ----------
+    references : mapping of str to ndarray [shape=(channel, time)]
+        Every true stem; a silent one is all zeros and gets no score.
+    estimates : mapping of str to ndarray [shape=(channel, time)]
+        The separated stems, at least those of `references` that sound.
+
+    Returns
+    -------
+    dict of str to StemScore
+        Of the stems that sound.
+    """
+    names = list(references)
+    stems = np.stack([references[name] for name in names])
+    mix = stems.sum(axis=0)
+    oracle = irm2_oracle(stems)
+    return {
+        name: StemScore(
+            energy_sdr(stems[index], mix),
+            energy_sdr(stems[index], estimates[name]),
+            energy_sdr(stems[index], oracle[index]),
+        )
+        for index, name in enumerate(names)
+        if stems[index].any()
+    }
 
 
 def energy_sdr(reference: FloatArray, estimate: FloatArray) -> float:

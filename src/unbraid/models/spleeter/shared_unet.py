@@ -7,6 +7,8 @@ Choi et al. 2020, arXiv:2010.11631) see all partials of a note at once.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -75,13 +77,11 @@ class SharedUNet(nn.Module):
             nn.Sequential(*(_Block(width, width, rows[level], divisor) for _ in range(config.n_blocks)))
             for level, width in enumerate(widths)
         )
-        self.downs = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
+        self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
+        self.decoders = nn.ModuleList(
+            _Block(width, width, rows[level], divisor) for level, width in enumerate(widths[:-1])
         )
-        self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
-        self.decoders = nn.ModuleList(_Block(width, width, rows[level], divisor) for level, width in enumerate(widths[:-1]))
         self.head = nn.Conv2d(widths[0], config.n_stems * config.n_channels * config.n_folded, 1)
 
     def forward(self, magnitude: Tensor) -> Tensor:

@@ -1,0 +1,56 @@
+"""Write a trained network as a model folder: `config.json` with plain numbers and `weights.safetensors` in float16."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from unbraid.models.spleeter.shared_unet import SharedUNet
+from unbraid.training.prepare import STEMS
+
+__all__ = ["save_model"]
+
+
+def save_model(network: SharedUNet, folder: Path, *, separation_exponent: int = 1, n_frames: int = 512) -> None:
+    """Write the model folder; each file appears whole.
+
+    Parameters
+    ----------
+    network : SharedUNet
+        The one to ship: usually the moving average.
+    folder : Path
+        Made where it is missing.
+    separation_exponent : int
+        Power to which the outputs are raised before their ratio is taken as the mask.
+    n_frames : int
+        Frames of a block at separation (T).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = network.config
+    description = {
+        "sample_rate": 44100,
+        "frame_length": 4096,
+        "frame_step": 1024,
+        "T": n_frames,
+        "F": config.n_bins,
+        "n_channels": config.n_channels,
+        "instrument_list": list(STEMS),
+        "mask_extension": "average",
+        "separation_exponent": separation_exponent,
+        "model": {"type": "unet.shared_unet", "params": dataclasses.asdict(config)},
+    }
+    tensors = {
+        name: value.detach().to(torch.float16).contiguous()
+        for name, value in network.state_dict().items()
+        if value.is_floating_point()
+    }
+    temporary = folder / "weights.part"
+    save_file(tensors, temporary)
+    temporary.replace(folder / "weights.safetensors")
+    temporary = folder / "config.part"
+    temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / "config.json")
