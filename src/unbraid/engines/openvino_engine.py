@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
-import os
 import queue
+import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ DEVICE: Final = "CPU"
 MAX_STREAMS: Final = 4  # each stream has its own activations: about 60 MB with the official shapes
 MAX_CACHED: Final = 8  # blobs; one of the official shapes is 157 MB
 _TRAILER: Final = b"unbraid compiled network 1\n"
+_TEMPORARY: Final = "-openvino.tmp"
+_STALE_S: Final = 24 * 3600  # no compilation takes as long
+_MAX_HEADER: Final = 4096  # bytes
 
 
 class OpenVINOEngine:
@@ -67,7 +71,7 @@ class OpenVINOEngine:
                 key = _cache_key(network, precision, core)
                 path = cache_dir / f"openvino-{key}.blob"
                 compiled = self._from_cache(core, path, key, config)
-                if compiled is None and _store(path, key, _compile(core, network, config).export_model().getbuffer()):
+                if compiled is None and _store(core, network, config, path, key):
                     compiled = self._from_cache(core, path, key, config)
             if compiled is None:
                 compiled = _compile(core, network, config)
@@ -171,24 +175,49 @@ def _trailer(key: str, crc: int) -> bytes:
     return _TRAILER + key.encode() + crc.to_bytes(4, "little")
 
 
-def _store(path: Path, key: str, blob: memoryview) -> bool:
-    """Write a compiled network, and forget the least recent ones; tell whether it worked (a full disk is no error)."""
+def _store(core: Any, network: Network, config: dict[str, Any], path: Path, key: str) -> bool:
+    """Compile into the cache and forget the least recent entries; tell whether it worked (a full disk is no error).
+
+    OpenVINO itself writes the file, weight by weight; `export_model` would hold it in memory, twice.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(blob)
-                file.write(_trailer(key, zlib.crc32(blob)))
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        blobs = sorted(path.parent.glob("openvino-*.blob"), key=lambda p: p.stat().st_mtime)
-        for old in blobs[:-MAX_CACHED]:
-            old.unlink(missing_ok=True)
+        _clean(path.parent)
+        with tempfile.TemporaryDirectory(dir=path.parent, suffix=_TEMPORARY, ignore_cleanup_errors=True) as folder:
+            _compile(core, network, {**config, "CACHE_DIR": folder})
+            written = list(Path(folder).glob("*.blob"))
+            if len(written) != 1:
+                return False
+            finished = Path(folder) / "finished"
+            with written[0].open("rb") as source, finished.open("wb") as target:
+                if b"<compiled_blob" not in source.readline(_MAX_HEADER):  # a line of OpenVINO's, ahead of the blob
+                    return False
+                crc = 0
+                while piece := source.read(1 << 20):
+                    crc = zlib.crc32(piece, crc)
+                    target.write(piece)
+                target.write(_trailer(key, crc))
+            finished.replace(path)
     except OSError:
         return path.exists()
     return True
+
+
+def _clean(folder: Path) -> None:
+    """Remove the least recent compiled networks, and what a killed process left half done."""
+    blobs = sorted(folder.glob("openvino-*.blob"), key=_last_change, reverse=True)
+    for old in blobs[MAX_CACHED - 1 :]:
+        old.unlink(missing_ok=True)
+    for left in folder.glob(f"*{_TEMPORARY}"):
+        if time.time() - _last_change(left) > _STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _last_change(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone in the meantime
+        return 0.0
 
 
 @contextlib.contextmanager
