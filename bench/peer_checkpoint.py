@@ -65,7 +65,7 @@ def write_checkpoint(folder: pathlib.Path, model: str) -> None:
                 first = kernel and shape[2] == parameters["n_channels"] and "transpose" not in variable.name
                 last = kernel and shape[:2] == (4, 4)
                 variable.load(draw(rng, variable.name, shape, first, last).astype("float32"), session)
-            tf.compat.v1.train.Saver().save(session, str(target / "model"))
+            tf.compat.v1.train.Saver(save_relative_paths=True).save(session, str(target / "model"))
     (target / ".probe").write_text("OK")
     text = importlib.resources.files("spleeter.resources").joinpath(f"{model}.json").read_text()
     configuration = json.loads(text)

@@ -150,19 +150,26 @@ def _memory(found: Results) -> str:
 def _stages(found: Results) -> str:
     text = ""
     for model, one in found.items():
-        wall = one["watched_wall_s"]
+        watched_s = one["watched_wall_s"]
         text += f"### {model}\n\nA new process, by phases:\n\n"
-        text += _table(["", "seconds"], [[name, f"{value:.3f}"] for name, value in one["phases_s"].items()])
+        rows = [[name, f"{wall:.3f}", f"{one['phases_cpu_s'][name]:.3f}"] for name, wall in one["phases_s"].items()]
+        text += _table(["", "seconds", "of processor time"], rows)
         text += (
-            f"\nA warm separation from mp3 to WAV ({wall:.2f} s, {one['watched_cpu_s']:.2f} s of processor time, "
+            f"\nA warm separation from mp3 to WAV ({watched_s:.2f} s, {one['watched_cpu_s']:.2f} s of processor time, "
             f"{one['engine']}), seconds summed over all threads:\n\n"
         )
         total = sum(one["stages_s"].values())
         rows = [
-            [name, f"{value:.2f}", f"{value / total * 100:.0f} %", str(one["calls"][name])]
+            [
+                name,
+                f"{value:.2f}",
+                f"{value / total * 100:.0f} %",
+                f"{one['stages_cpu_s'][name]:.2f}",
+                str(one["calls"][name]),
+            ]
             for name, value in sorted(one["stages_s"].items(), key=lambda item: -item[1])
         ]
-        text += _table(["stage", "seconds", "share", "calls"], rows) + "\n"
+        text += _table(["stage", "seconds", "share", "of processor time", "calls"], rows) + "\n"
     return text
 
 
