@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -47,7 +47,7 @@ def load_checkpoint(training: Training, path: Path) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         training.network.load_state_dict(_below(tensors, "network."))
         training.average.load_state_dict(_below(tensors, "average."))
-    except (KeyError, RuntimeError, OSError, ValueError) as error:
+    except (KeyError, RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"cannot resume from '{path}': not a checkpoint of this network; remove it to start anew"
         ) from error

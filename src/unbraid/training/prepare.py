@@ -6,6 +6,7 @@ Layout: ``KIND/NAME/STEM.npy``, float16 [shape=(2, time)] at one sample rate, wh
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -49,9 +50,12 @@ def prepare(
     jobs = [("synthetic", index) for index in range(n_songs)]
     jobs += [("singing", index) for index in range(max(1, n_songs // 2))]
     jobs += [("speech", index) for index in range(max(1, n_songs // 10))]
-    with ProcessPoolExecutor(n_workers) as pool:
-        n = range(n_workers)
-        for done in [pool.submit(_render_jobs, jobs[i::n_workers], data, cache, sample_rate, seed, song_s) for i in n]:
+    if n_workers == 1:
+        _render_jobs(jobs, data, cache, sample_rate, seed, song_s)
+        return
+    with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        shares = [jobs[worker::n_workers] for worker in range(n_workers)]
+        for done in [pool.submit(_render_jobs, share, data, cache, sample_rate, seed, song_s) for share in shares]:
             done.result()
 
 
