@@ -19,6 +19,8 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another number, another song.")] = 0,
 ) -> None:
     """Synthesize a song with true stems, separate its mix, and print the SDR of each stem."""
+    import numpy as np
+
     from unbraid.audio.read import read_audio
     from unbraid.audio.write import write_audio
     from unbraid.cli.render import clock
@@ -28,7 +30,7 @@ def demo(
     from unbraid.separation.separator import Separator
 
     song = synthesize_song(seconds=seconds, seed=seed)
-    mix = sum(song.values())
+    mix = np.sum(list(song.values()), axis=0)
     for name, samples in {"song": mix, **{f"true/{stem}": one for stem, one in song.items()}}.items():
         path = folder / f"{name}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)

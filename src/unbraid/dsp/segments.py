@@ -112,4 +112,5 @@ def crossfade_weights(n_frames: int, stride: int, index: int) -> FloatArray:
         shift = other * stride
         inside = slice(max(shift, 0), min(n_frames, n_frames + shift))
         total[inside] += ramp[max(-shift, 0) : max(-shift, 0) + (inside.stop - inside.start)]
-    return (ramp / total).astype(np.float32)
+    weights: FloatArray = (ramp / total).astype(np.float32)
+    return weights

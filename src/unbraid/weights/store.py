@@ -121,13 +121,14 @@ def _spleeter(name: str, stems: str) -> Model:
         4: ("vocals", "drums", "bass", "other"),
         5: ("vocals", "piano", "drums", "bass", "other"),
     }[n_stems]
-    activation = {} if n_stems == 2 else {"conv_activation": "ELU", "deconv_activation": "ELU"}
+    conv_activation, deconv_activation = ("LeakyReLU", "ReLU") if n_stems == 2 else ("ELU", "ELU")
     config = SpleeterConfig(
         stems=names,
         model_dir=f"{n_stems}stems",
         n_bins=1536 if stems.endswith("-16kHz") else 1024,
         network="unet.softmax_unet" if n_stems == 5 else "unet.unet",
-        **activation,
+        conv_activation=conv_activation,
+        deconv_activation=deconv_activation,
     )
     # Spleeter's own rule: $MODEL_PATH, else a folder of the working directory.
     return _checkpoint(name, config, [Path(os.environ.get("MODEL_PATH") or "pretrained_models") / f"{n_stems}stems"])

@@ -145,7 +145,8 @@ class SpleeterTransform:
 
     def estimates(self, outputs: Sequence[FloatArray]) -> FloatArray:
         """The network's outputs as magnitudes [shape=(stem, channel, F, frame), float32]."""
-        return outputs[0][0].swapaxes(-1, -2)
+        estimates: FloatArray = outputs[0][0].swapaxes(-1, -2)
+        return estimates
 
     def statistics(self) -> WienerStatistics:
         """Empty statistics for the first pass of the Wiener filter."""
