@@ -116,7 +116,7 @@ def _phase(clock: Clock, f0: FloatArray, start: float) -> FloatArray:
     """
     per_sample = f0.astype(np.float64) * (2 * np.pi / clock.sample_rate)
     turned = np.cumsum((per_sample[1:] + per_sample[:-1]) * (_CONTROL_HOP / 2))
-    begin = np.mod(np.concatenate([[start], start + turned[:-1]]), 2 * np.pi) if len(turned) else turned
+    begin = np.mod(np.concatenate([[start], start + turned[:-1]]), 2 * np.pi)
     n = np.arange(_CONTROL_HOP, dtype=np.float32)
     phase: FloatArray = per_sample[:-1, None].astype(np.float32) * n
     phase += (np.diff(per_sample) / (2 * _CONTROL_HOP))[:, None].astype(np.float32) * (n * n)
@@ -195,8 +195,6 @@ def room(clock: Clock, samples: FloatArray, rng: Generator) -> FloatArray:
     decay = np.exp(-6.9 * clock.seconds(length_s) / length_s)
     walls = rng.standard_normal((2, len(decay))) * decay
     walls /= np.sqrt(np.square(walls).sum(axis=1, keepdims=True))
-    if not len(samples):
-        return np.zeros((2, 0), np.float32)
     wet = oaconvolve(samples[None], walls.astype(np.float32), axes=-1)[:, : len(samples)]
     reverberation: FloatArray = wet.astype(np.float32)
     return reverberation

@@ -102,15 +102,18 @@ def synthesize_song(seconds: float = 30.0, *, seed: int = 0, sample_rate: int = 
         raise UsageError(f"seconds must be >= 0, got {seconds}")
     if sample_rate < 8000:
         raise UsageError(f"sample_rate must be >= 8000 Hz, got {sample_rate}")
+    n_samples = round(seconds * sample_rate)
+    if n_samples == 0:
+        return {stem: np.zeros((2, 0), np.float32) for stem in STEMS}
     composer, *players = np.random.default_rng(seed).spawn(1 + len(STEMS))
-    song = _compose(composer, round(seconds * sample_rate), sample_rate)
+    song = _compose(composer, n_samples, sample_rate)
     play = {"vocals": _sing, "drums": _drum, "bass": _play_bass, "other": _play_keyboards}
     # Levels of a plain rock or pop mix, in dB; each is moved by up to 2 dB.
     levels_db = {"vocals": -19.0, "drums": -18.0, "bass": -19.0, "other": -21.0}
     stems: dict[str, FloatArray] = {}
     for stem, player in zip(STEMS, players, strict=True):
         samples = play[stem](song, player)
-        rms = float(np.sqrt(np.mean(np.square(samples)))) if samples.size else 0.0
+        rms = float(np.sqrt(np.mean(np.square(samples))))
         level = 10 ** ((levels_db[stem] + composer.uniform(-2, 2)) / 20)
         stems[stem] = samples * np.float32(level / max(rms, 1e-6))
     peak = float(np.abs(sum(stems.values())).max(initial=1e-6))

@@ -9,7 +9,7 @@ from unbraid.datasets.sounds import Clock, tone
 from unbraid.datasets.synthetic import STEMS, synthesize_song
 from unbraid.errors import UsageError
 
-SEEDS = range(6)
+SEEDS = range(4)
 Array = np.ndarray[Any, Any]
 
 
