@@ -6,12 +6,14 @@ Exit codes: 0 all done; 1 some file failed; 2 usage; 3 model or weights missing;
 from __future__ import annotations
 
 import sys
+from typing import Any, cast
 
 import typer
 
 import unbraid
 from unbraid.cli.demo import demo
 from unbraid.cli.doctor import doctor
+from unbraid.cli.render import one_line
 from unbraid.cli.separate import separate
 from unbraid.errors import UnbraidError
 
@@ -43,13 +45,32 @@ def _options(
     """Options of the command itself."""
 
 
+# click's class of all usage errors, wherever this version of typer keeps it.
+_CommandLineError = cast("type[Exception]", typer.BadParameter.__mro__[1])
+
+
 def main() -> None:
     """Run the command and exit with its code; every foreseen error is one line."""
     try:
-        app()
+        code = app(prog_name="unbraid", standalone_mode=False)
+    except _CommandLineError as error:
+        sys.exit(_explain(error))
     except UnbraidError as error:
-        print(f"unbraid: {error}", file=sys.stderr)
+        print(f"unbraid: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
         print("unbraid: interrupted; no incomplete file was left", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _explain(error: Any) -> int:
+    """Say what is wrong with the command line: one line, or the help where nothing was given."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        message = error.format_message().strip().rstrip(".")
+        command = error.ctx.command_path if error.ctx else "unbraid"
+        print(f"unbraid: {one_line(message)}; '{command} -h' lists the options", file=sys.stderr)
+    return 2

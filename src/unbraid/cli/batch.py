@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,15 +16,18 @@ from unbraid.cli.render import Display
 from unbraid.errors import AudioError, CancelledError, UnbraidError, UsageError
 from unbraid.separation.output import Output, existing_outputs, output_paths
 from unbraid.separation.plan import Options
-from unbraid.separation.separator import Separator
+from unbraid.separation.separator import Separator, check_part
 
 __all__ = ["Batch", "run"]
 
 # In folders, only files with these names are taken; a file named on the command line may be called anything.
-_AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .w64 .rf64 .aif .aiff .aifc .flac .mp3 .m4a .mp4 .m4v .mov .aac .alac .ogg .oga .opus .wma .asf "
-    ".mkv .mka .webm .avi .caf .au .mp2 .ac3 .wv .ape .tta".split()
-)
+# fmt: off
+_AUDIO_SUFFIXES = frozenset({
+    ".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".flac", ".mp3", ".m4a", ".mp4", ".m4v", ".mov", ".aac",
+    ".alac", ".ogg", ".oga", ".opus", ".wma", ".asf", ".mkv", ".mka", ".webm", ".avi", ".caf", ".au", ".mp2", ".ac3",
+    ".wv", ".ape", ".tta",
+})
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,20 @@ class Batch:
     verbose: bool
 
 
+@dataclass(frozen=True)
+class Job:
+    """A file to separate: where its stems go, or why that cannot be."""
+
+    path: Path
+    stems: dict[str, Path]
+    problem: UnbraidError | None
+
+
 def run(batch: Batch) -> int:
     """Separate every file; one that fails does not stop the others. Returns the exit code."""
     if not batch.files:
         raise UsageError("no files given; try 'unbraid separate song.mp3'")
+    check_part(batch.offset_s, batch.duration_s)
     display = Display(batch.show)
     start = time.perf_counter()
     with Separator(batch.model, options=batch.options, **batch.engine) as separator, display:
@@ -58,43 +72,30 @@ def run(batch: Batch) -> int:
         if batch.verbose:
             display.say(f"Engine {separator.engine.describe()}, ready in {time.perf_counter() - start:.1f} s")
         stop = threading.Event()
-        claims: dict[str, Path] = {}
 
-        def one(job: tuple[Path, UnbraidError | None]) -> bool:
-            return not stop.is_set() and _one(*job, batch, separator, display, claims, stop)
+        def one(job: Job) -> bool:
+            return not stop.is_set() and _one(job, batch, separator, display, stop)
 
         with ThreadPoolExecutor(batch.jobs, "unbraid-file") as pool:
             try:
-                done = list(pool.map(one, _inputs(batch)))
-            except KeyboardInterrupt:
+                done = list(pool.map(one, _jobs(batch, separator.stems)))
+            except BaseException:
                 stop.set()
                 raise
         display.finish(sum(done), len(done))
     return 0 if all(done) else 1
 
 
-def _one(
-    path: Path,
-    problem: UnbraidError | None,
-    batch: Batch,
-    separator: Separator,
-    display: Display,
-    claims: dict[str, Path],
-    stop: threading.Event,
-) -> bool:
+def _one(job: Job, batch: Batch, separator: Separator, display: Display, stop: threading.Event) -> bool:
     """Separate one file and say how it went. Returns whether it went well."""
     start = time.perf_counter()
+    path = job.path
     try:
-        if problem:
-            raise problem
-        paths = output_paths(path, separator.stems, batch.folder, batch.output)
-        _claim(path, paths, claims)
-        there = existing_outputs(paths)
-        if there and batch.existing == "skip":
+        if job.problem:
+            raise job.problem
+        if _is_done(job.stems, batch.existing):
             display.skipped(path, batch.folder)
             return True
-        if there and batch.existing == "error":
-            raise AudioError(f"cannot write '{there[0]}': already there; use --overwrite or --skip-existing")
 
         def on_progress(progress: Any) -> None:
             if stop.is_set():
@@ -115,8 +116,47 @@ def _one(
     except UnbraidError as error:
         display.failed(path, error)
         return False
+    except BrokenPipeError:  # nobody reads what we say any more
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        display.failed(path, AudioError(f"cannot separate '{path}': {reason}; please report this, with --verbose"))
+        if batch.verbose:
+            traceback.print_exc()
+        return False
     display.done(report, time.perf_counter() - start)
     return True
+
+
+def _is_done(paths: dict[str, Path], existing: str) -> bool:
+    """Whether a song's stems are there and shall stay; AudioError where they are in the way."""
+    there = existing_outputs(paths) if existing != "overwrite" else []
+    if existing == "skip" and len(there) == len(paths):
+        return True
+    if there:
+        some = "" if existing == "error" else ", but not all of this song's stems are"
+        other = " or --skip-existing" if existing == "error" else " or another -o"
+        raise AudioError(f"cannot write '{there[0]}': already there{some}; use --overwrite{other}")
+    return False
+
+
+def _jobs(batch: Batch, stems: tuple[str, ...]) -> Iterator[Job]:
+    """Each file once, with the places of its stems or with what is wrong with it."""
+    seen: set[str] = set()
+    claims: dict[str, Path] = {}
+    for path, problem in _inputs(batch):
+        name = os.path.normcase(os.path.abspath(path))
+        if name in seen:
+            continue
+        seen.add(name)
+        paths: dict[str, Path] = {}
+        if problem is None:
+            try:
+                paths = output_paths(path, stems, batch.folder, batch.output)
+                _claim(path, paths, claims)
+            except UnbraidError as error:
+                problem = error
+        yield Job(path, paths, problem)
 
 
 def _claim(path: Path, paths: dict[str, Path], claims: dict[str, Path]) -> None:
@@ -133,16 +173,26 @@ def _claim(path: Path, paths: dict[str, Path], claims: dict[str, Path]) -> None:
 def _inputs(batch: Batch) -> Iterator[tuple[Path, UnbraidError | None]]:
     """The files, those of folders in order; with an error in place of what is not there."""
     for given in batch.files:
-        if not given.is_dir():
+        if not os.path.isdir(given):
             yield given, None
             continue
-        try:
-            found = sorted(given.rglob("*") if batch.recursive else given.iterdir())
-        except OSError as error:
-            yield given, AudioError(f"cannot read the folder '{given}': {error.strerror}")
-            continue
-        songs = [path for path in found if path.suffix.lower() in _AUDIO_SUFFIXES and path.is_file()]
-        if not songs:
+        found = list(_found(given, batch.recursive))
+        yield from found
+        if not found:
             hint = "" if batch.recursive else "; --recursive looks into its folders too"
             yield given, AudioError(f"no audio files in the folder '{given}'{hint}")
-        yield from ((path, None) for path in songs)
+
+
+def _found(folder: Path, recursive: bool) -> Iterator[tuple[Path, UnbraidError | None]]:
+    """The audio files of a folder, and the folders that cannot be read; each once, also where links lead in circles."""
+    problems: list[OSError] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=problems.append, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = sorted(folders) if recursive and real not in seen else []
+        paths = [Path(place, name) for name in sorted(names)] if real not in seen else []
+        seen.add(real)
+        yield from ((path, None) for path in paths if path.suffix.lower() in _AUDIO_SUFFIXES and os.path.isfile(path))
+    for problem in problems:
+        place = Path(problem.filename)
+        yield place, AudioError(f"cannot read the folder '{place}': {problem.strerror}")

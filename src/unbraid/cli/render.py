@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from unbraid.datatypes import Progress
 from unbraid.errors import UnbraidError
-from unbraid.separation.separator import FileReport
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+
+    from unbraid.datatypes import Progress
+    from unbraid.separation.separator import FileReport
 
 __all__ = ["Display", "clock", "one_line"]
 

@@ -76,6 +76,7 @@ def _check_format(filename_format: str) -> None:
             raise UsageError(f"filename format {filename_format!r} has the unknown field {{{name}}}; known are {known}")
     if not any(name == "instrument" for name, _, _ in fields):
         raise UsageError(f"filename format {filename_format!r} gives all stems one name; put {{instrument}} into it")
+    _relative_path(filename_format, dict.fromkeys(_FIELDS, "x"))
 
 
 def output_paths(source: Path, stems: tuple[str, ...], folder: Path, output: Output) -> dict[str, Path]:
@@ -89,20 +90,29 @@ def output_paths(source: Path, stems: tuple[str, ...], folder: Path, output: Out
     name = source.stem if source.stem.strip(".") else source.stem.replace(".", "_")
     paths = {}
     for stem in stems:
-        relative = output.filename_format.format(
-            filename=name, foldername=source.absolute().parent.name, instrument=stem, codec=output.codec
-        )
-        path = folder / relative
-        inside = Path(os.path.normpath(relative))
-        if inside.is_absolute() or inside.drive or ".." in inside.parts[:1] or inside.name in ("", "."):
-            raise UsageError(f"filename format {output.filename_format!r} leaves the output folder: '{path}'")
-        paths[stem] = path
+        fields = {
+            "filename": name,
+            "foldername": source.absolute().parent.name,
+            "instrument": stem,
+            "codec": output.codec,
+        }
+        paths[stem] = folder / _relative_path(output.filename_format, fields)
     if len({os.path.normcase(path) for path in paths.values()}) < len(paths):
         raise UsageError(f"filename format {output.filename_format!r} gives two stems one file")
     for path in paths.values():
-        if path.exists() and source.exists() and path.samefile(source):
+        # os.path answers "no" where pathlib raises: names too long, folders that may not be searched.
+        if os.path.exists(path) and os.path.exists(source) and path.samefile(source):
             raise UsageError(f"cannot write '{path}': it is the input itself; choose another output folder")
     return paths
+
+
+def _relative_path(filename_format: str, fields: dict[str, str]) -> str:
+    """A stem's path below the output folder."""
+    relative = filename_format.format(**fields)
+    inside = Path(os.path.normpath(relative))
+    if inside.is_absolute() or inside.drive or ".." in inside.parts[:1] or inside.name in ("", "."):
+        raise UsageError(f"filename format {filename_format!r} leaves the output folder: {relative!r}")
+    return relative
 
 
 def existing_outputs(paths: dict[str, Path]) -> list[Path]:
@@ -110,7 +120,7 @@ def existing_outputs(paths: dict[str, Path]) -> list[Path]:
 
     Such a run leaves its temporary files beside the finished ones.
     """
-    there = [path for path in paths.values() if path.exists()]
+    there = [path for path in paths.values() if os.path.exists(path)]
     if len(there) < len(paths) and any(leftovers(path) for path in paths.values()):
         return []
     return there
@@ -145,7 +155,12 @@ def write_stems(
         writers = [
             stack.enter_context(
                 AudioWriter(
-                    path, encoding=encoding, sample_rate=sample_rate, channels=channels, tags=tags, clamp=clip == "clamp"
+                    path,
+                    encoding=encoding,
+                    sample_rate=sample_rate,
+                    channels=channels,
+                    tags=tags,
+                    clamp=clip == "clamp",
                 )
             )
             for path in paths.values()
@@ -169,7 +184,12 @@ def _rescaled(blocks: Iterator[FloatArray]) -> Iterator[FloatArray]:
         for block in blocks:
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
             shapes.append(block.shape)
-            spool.write(np.ascontiguousarray(block).tobytes())
+            try:
+                spool.write(np.ascontiguousarray(block).tobytes())
+                spool.flush()
+            except OSError as error:
+                place = tempfile.gettempdir()
+                raise AudioError(f"cannot keep the stems in '{place}' to rescale them: {error.strerror}") from error
         spool.seek(0)
         for shape in shapes:
             data = spool.read(int(np.prod(shape)) * 4)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
+
 from unbraid.audio.layout import channel_groups
 from unbraid.audio.resample import StreamResampler
-
 from unbraid.datatypes import ComplexArray, FloatArray
 from unbraid.dsp.segments import OverlapAdd, SampleQueue, SegmentCutter
 from unbraid.dsp.wiener import WienerFilter

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from unbraid.weights.store import Model
 
 from unbraid.errors import UsageError
 from unbraid.models.spleeter.transform import SpleeterTransform
+from unbraid.weights.store import Model
 
 __all__ = ["Options", "Plan", "make_plan"]
 

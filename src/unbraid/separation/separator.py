@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from unbraid.separation.pipeline import Source, stream_stems
 from unbraid.separation.plan import Options, make_plan
 from unbraid.weights.store import DEFAULT_MODEL, load_model, network_of
 
-__all__ = ["FileReport", "Separator"]
+__all__ = ["FileReport", "Separator", "check_part"]
 
 OnProgress = Callable[[Progress], None]
 
@@ -173,6 +174,7 @@ class Separator:
         AudioError : the file cannot be read, or the stems cannot be written
         UsageError : the options do not fit the file
         """
+        check_part(offset_s, duration_s)
         path, output = Path(path), output or Output()
         paths = output_paths(path, self.stems, Path(folder), output)
         with open_audio(path, strict=strict) as reader:
@@ -230,6 +232,14 @@ class Separator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_part(offset_s: float, duration_s: float | None) -> None:
+    """Refuse a part of a file that cannot be: UsageError."""
+    if not (math.isfinite(offset_s) and offset_s >= 0):
+        raise UsageError(f"offset must be 0 s or more, got {offset_s}")
+    if duration_s is not None and not (math.isfinite(duration_s) and duration_s > 0):
+        raise UsageError(f"duration must be more than 0 s, got {duration_s}")
 
 
 def _checked(samples: FloatArray) -> FloatArray:

@@ -95,6 +95,12 @@ def _checked(state: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, 
             raise ModelError(
                 f"the weights do not fit the model's configuration: '{name}' must be {shape}, got {state[name].shape}"
             )
+        if not np.isfinite(state[name]).all():
+            raise ModelError(f"the weights are damaged: '{name}' is not finite")
+    # torch counts batches beside its statistics; anything else belongs to another network.
+    unknown = sorted(name for name in state if name not in shapes and not name.endswith(".num_batches_tracked"))
+    if unknown:
+        raise ModelError(f"the weights do not fit the model's configuration, which has no '{unknown[0]}'")
     return {name: state[name] for name in shapes}
 
 
