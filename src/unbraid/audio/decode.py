@@ -6,6 +6,7 @@ tell it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 
 from unbraid.audio.container import OpenFile
+from unbraid.audio.pcm import extremes
 from unbraid.datatypes import FloatArray
 from unbraid.errors import AudioError
 
@@ -66,25 +68,25 @@ def decode_frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame | Gap
     n_samples = 0
     # Time stamps within a page of Vorbis are guessed, and can be wrong by half a block (8192 samples at most).
     least_jump = 4096 if opened.stream.codec_context.name == "vorbis" else 2
+    tick_s = float(opened.stream.time_base or 0.0)
     end: float | None = None  # of the last frame, on the container's clock, in samples
     for frame in _frames(opened, damage):
-        rate = frame.sample_rate
-        clock = None if frame.pts is None or not frame.time_base else float(frame.pts * frame.time_base * rate)
-        if clock is not None and end is not None:
-            jump = round(clock - end)
+        n, rate, pts = frame.samples, frame.sample_rate, frame.pts
+        if pts is not None:
+            clock = pts * tick_s * rate
+            jump = 0.0 if end is None else clock - end
             if jump > _LONGEST_GAP_S * rate:
                 damage.n_jumps += 1
-            elif jump >= max(frame.samples // 2, rate // 100, least_jump):
-                gap = Gap(n_samples, jump)
+            elif jump >= max(n // 2, rate // 100, least_jump):
+                gap = Gap(n_samples, round(jump))
                 damage.gaps.append(gap)
-                n_samples += jump
+                n_samples += gap.n_samples
                 yield gap
+            end = clock
         yield frame
-        n_samples += frame.samples
-        if clock is not None:
-            end = clock + frame.samples
-        elif end is not None:
-            end += frame.samples
+        n_samples += n
+        if end is not None:
+            end += n
 
 
 def _frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame]:
@@ -116,7 +118,9 @@ def _frames(opened: OpenFile, damage: Damage) -> Iterator[AudioFrame]:
         if swallow:
             swallow = False
             continue
-        yield from (frame for frame in frames if frame.samples)
+        for frame in frames:
+            if frame.samples:
+                yield frame
 
 
 def blocks_of(
@@ -162,13 +166,13 @@ def blocks_of(
 
 
 def _gathered(frames: Iterator[AudioFrame | Gap], sample_rate: int, n_channels: int) -> Iterator[FloatArray]:
-    block = np.empty((n_channels, _BLOCK), np.float32)
-    n = 0
+    """Blocks of many frames: FFmpeg's queue is several times quicker than an array operation for each frame."""
+    queue, n = av.AudioFifo(), 0
     for frame in frames:
         if isinstance(frame, Gap):
             if n:
-                yield block[:, :n]
-                block, n = np.empty((n_channels, _BLOCK), np.float32), 0
+                yield _floats(queue, n_channels)
+                n = 0
             for start in range(0, frame.n_samples, _BLOCK):
                 yield np.zeros((n_channels, min(_BLOCK, frame.n_samples - start)), np.float32)
             continue
@@ -176,41 +180,55 @@ def _gathered(frames: Iterator[AudioFrame | Gap], sample_rate: int, n_channels: 
             raise AudioError(f"its sample rate changes from {sample_rate} to {frame.sample_rate} Hz in mid-stream")
         if frame.layout.nb_channels != n_channels:
             raise AudioError(f"it changes from {n_channels} to {frame.layout.nb_channels} channels in mid-stream")
-        if n + frame.samples > block.shape[1]:
+        frame.pts = None  # gaps are dealt with already
+        try:
+            queue.write(frame)
+        except ValueError:  # another sample format
             if n:
-                yield block[:, :n]
-            block, n = np.empty((n_channels, max(_BLOCK, frame.samples)), np.float32), 0
-        _copy(frame, block[:, n : n + frame.samples])
+                yield _floats(queue, n_channels)
+            queue, n = av.AudioFifo(), 0
+            queue.write(frame)
         n += frame.samples
+        if n >= _BLOCK:
+            yield _floats(queue, n_channels)
+            n = 0
     if n:
-        yield block[:, :n]
+        yield _floats(queue, n_channels)
 
 
-def _copy(frame: AudioFrame, out: FloatArray) -> None:
-    """Write a frame's samples into `out` [shape=(channel, time), float32], full scale ±1."""
-    n_channels, n = out.shape
-    name = frame.format.name
+def _floats(queue: av.AudioFifo, n_channels: int) -> FloatArray:
+    """All that the queue holds [shape=(channel, time), float32], full scale ±1."""
+    frame = queue.read()
+    assert frame is not None
+    n, name = frame.samples, frame.format.name
     dtype, power = _FORMATS[name.removesuffix("p")]
-    if not frame.format.is_planar:
-        out[...] = np.frombuffer(memoryview(frame.planes[0]), dtype, n * n_channels).reshape(n, n_channels).T
-    elif n_channels < 8:
-        for channel, plane in zip(out, frame.planes, strict=False):
-            channel[...] = np.frombuffer(memoryview(plane), dtype, n)
-    else:
-        # PyAV finds no end of the list of planes when there are eight or more.
-        packed = av.AudioResampler(format=name.removesuffix("p"), layout=frame.layout, rate=frame.sample_rate)
-        data = b"".join(bytes(part.planes[0]) for part in packed.resample(frame))
-        out[...] = np.frombuffer(data, dtype, n * n_channels).reshape(n, n_channels).T
+    out = np.empty((n_channels, n), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite, and is noticed later
+        if frame.format.is_planar and n_channels < 8:
+            for channel, plane in zip(out, frame.planes, strict=False):
+                channel[...] = np.frombuffer(memoryview(plane), dtype, n)
+        else:
+            data = _interleaved(frame) if frame.format.is_planar else memoryview(frame.planes[0])
+            out[...] = np.frombuffer(data, dtype, n * n_channels).reshape(n, n_channels).T
     if power:
         if name.startswith("u8"):
             out -= 128
         out *= np.float32(2.0**-power)
+    return out
+
+
+def _interleaved(frame: AudioFrame) -> bytes:
+    """A planar frame's samples, interleaved: PyAV finds no end of the list of planes if there are eight or more."""
+    resampler = av.AudioResampler(
+        format=frame.format.name.removesuffix("p"), layout=frame.layout, rate=frame.sample_rate
+    )
+    return b"".join(bytes(part.planes[0]) for part in resampler.resample(frame))
 
 
 def _finished(block: FloatArray, damage: Damage) -> FloatArray:
     """Count the samples and set NaN and ±inf to zero, in place."""
     damage.n_samples += block.shape[1]
-    if not np.isfinite(block.sum(dtype=np.float64)):
+    if not all(map(math.isfinite, extremes(block))):
         bad = ~np.isfinite(block)
         block[bad] = 0.0
         damage.n_not_finite += int(np.count_nonzero(bad))

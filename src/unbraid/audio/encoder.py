@@ -80,11 +80,6 @@ class EncoderSink:
         if codec == "wma":
             self.write(np.zeros((len(channels), context.frame_size), np.float32))
 
-    @property
-    def n_clipped(self) -> int:
-        """Samples clipped so far."""
-        return 0 if self._converter is None else self._converter.n_clipped
-
     def write(self, block: FloatArray) -> None:
         """Append a block [shape=(channel, time), float32]."""
         frame = AudioFrame.from_ndarray(self._array(block), format=self._format, layout=self._layout)

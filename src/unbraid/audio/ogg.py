@@ -58,11 +58,6 @@ class OggSink:
         for key, value in tags.items():
             setattr(self._sound, key, value)
 
-    @property
-    def n_clipped(self) -> int:
-        """Vorbis holds floats: nothing is clipped here."""
-        return 0
-
     def write(self, block: FloatArray) -> None:
         """Append a block [shape=(channel, time), float32]."""
         if self._order is not None:

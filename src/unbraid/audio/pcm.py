@@ -7,20 +7,23 @@ from numpy.typing import NDArray
 
 from unbraid.datatypes import FloatArray
 
-__all__ = ["IntegerConverter", "count_beyond_full_scale"]
+__all__ = ["IntegerConverter", "count_beyond_full_scale", "extremes"]
+
+
+def extremes(block: FloatArray) -> tuple[float, float]:
+    """Lowest and highest sample; not finite if any sample is not. The quickest test for NaN and infinity, too."""
+    return float(block.min(initial=0.0)), float(block.max(initial=0.0))
 
 
 def count_beyond_full_scale(block: FloatArray) -> int:
-    """How many samples lie beyond ±1; NaN counts too."""
-    if block.size == 0 or (block.max() <= 1.0 and block.min() >= -1.0):
-        return 0
-    return int(block.size - np.count_nonzero(np.abs(block) <= 1.0))
+    """How many samples lie beyond ±1."""
+    return int(np.count_nonzero(np.abs(block) > 1.0))
 
 
 class IntegerConverter:
-    """Turns blocks of floats into interleaved integers, counting what had to be clipped.
+    """Turns blocks of floats into interleaved integers.
 
-    A sample x becomes `round(x · 2^(bits−1))` (halves to even), limited to −2^(bits−1) … 2^(bits−1) − 1.
+    A sample x becomes `round(x · 2^(bits−1))` (halves to even), at most 2^(bits−1) − 1.
     No dither: integers of the same or a smaller size come back bit for bit.
 
     Parameters
@@ -35,12 +38,12 @@ class IntegerConverter:
         self._full_scale = np.float32(2 ** (bits - 1))
         self._dtype = np.dtype(np.int16 if bits == 16 else np.int32)
         self._work = np.empty((n_channels, self._CHUNK), np.float32)
-        self.n_clipped = 0
+        self._integers = np.empty((n_channels, self._CHUNK), self._dtype)
 
     def convert(self, block: FloatArray) -> NDArray[np.signedinteger]:
         """Convert one block.
 
-        block : ndarray [shape=(channel, time), float32], finite
+        block : ndarray [shape=(channel, time), float32], within ±1
 
         Returns
         -------
@@ -52,11 +55,10 @@ class IntegerConverter:
             part = block[:, start : start + self._CHUNK]
             work = self._work[:, : part.shape[1]]
             np.multiply(part, self._full_scale, out=work)
-            top, bottom = work.max(), work.min()
-            if top > self._full_scale - 1 or bottom < -self._full_scale:
-                self.n_clipped += count_beyond_full_scale(part)
-                np.clip(work, -self._full_scale, self._full_scale - 1, out=work)
+            np.minimum(work, self._full_scale - 1, out=work)
             np.rint(work, out=work)
+            integers = self._integers[:, : part.shape[1]]
+            integers[...] = work
             for channel in range(n_channels):
-                out[start : start + part.shape[1], channel] = work[channel]
+                out[start : start + part.shape[1], channel] = integers[channel]
         return out

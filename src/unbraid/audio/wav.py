@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unbraid.audio.pcm import IntegerConverter
 from unbraid.datatypes import FloatArray
@@ -53,21 +54,13 @@ class WavSink:
         self._head = head + _info_chunk(tags)
         file.write(b"RIFF" + bytes(4) + self._head + b"data" + bytes(4))
 
-    @property
-    def n_clipped(self) -> int:
-        """Samples clipped so far."""
-        return 0 if self._converter is None else self._converter.n_clipped
-
     def write(self, block: FloatArray) -> None:
         """Append a block [shape=(channel, time), float32]."""
         if self._converter is None:
             data = np.ascontiguousarray(block.T, dtype="<f4")
         else:
             data = self._converter.convert(block)
-            if self._bytes == 3:
-                data = data.astype("<i4", copy=False).view(np.uint8).reshape(-1, 4)[:, :3].copy()
-            else:
-                data = data.astype("<i2", copy=False)
+            data = _lower_three_bytes(data) if self._bytes == 3 else data.astype("<i2", copy=False)
         self._file.write(data.data)
         self._n_bytes += data.nbytes
 
@@ -111,6 +104,15 @@ class WavSink:
 
 def _chunk(name: bytes, body: bytes) -> bytes:
     return name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+
+def _lower_three_bytes(integers: NDArray[np.signedinteger]) -> NDArray[np.uint8]:
+    """The lower three bytes of each of 32-bit integers, the lowest first."""
+    four = integers.astype("<i4", copy=False).view(np.uint8).reshape(-1, 4)
+    three = np.empty((len(four), 3), np.uint8)
+    for byte in range(3):
+        three[:, byte] = four[:, byte]
+    return three
 
 
 def _info_chunk(tags: Mapping[str, str]) -> bytes:

@@ -5,6 +5,7 @@ WAV is written by `wav`, Ogg Vorbis by `ogg` (libsndfile), everything else by `e
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import numpy as np
 from unbraid.audio.container import quoted
 from unbraid.audio.encoding import CODECS, Encoding
 from unbraid.audio.layout import default_channels
+from unbraid.audio.pcm import count_beyond_full_scale, extremes
 from unbraid.datatypes import Audio, FloatArray, WriteReport
 from unbraid.errors import AudioError, UsageError
 
@@ -32,9 +34,6 @@ __all__ = ["AudioWriter", "leftovers", "write_audio"]
 
 class _Sink(Protocol):
     """What writes one format: blocks into an open file, completed by `close`."""
-
-    @property
-    def n_clipped(self) -> int: ...
 
     def write(self, block: FloatArray) -> None: ...
 
@@ -88,9 +87,9 @@ class AudioWriter:
         self._tags = {
             key: value for key, value in (tags or {}).items() if key in ("title", "artist", "album") and value
         }
-        self._clamp = clamp or encoding.codec not in ("wav", "flac")
+        self._clamp = clamp or encoding.bit_depth != "float"
         self._n_samples = 0
-        self._n_clamped = 0
+        self._n_clipped = 0
         self._temporary: Path | None = None
         self._file: BinaryIO | None = None
         self._sink: _Sink | None = None
@@ -130,11 +129,13 @@ class AudioWriter:
             raise UsageError(f"a block must have shape ({len(self._channels)}, time), got {block.shape}")
         if block.shape[1] == 0:
             return
-        if not np.isfinite(block.sum(dtype=np.float64)):
-            raise AudioError(f"cannot write {quoted(self._path)}: there are samples that are not numbers")
+        low, high = extremes(block)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise AudioError(f"cannot write {quoted(self._path)}: there are samples that are not finite numbers")
+        if self._clamp and (low < -1.0 or high > 1.0):
+            self._n_clipped += count_beyond_full_scale(block)
+            block = np.clip(block, np.float32(-1), np.float32(1))
         try:
-            if self._clamp and self._encoding.bit_depth in (None, "float"):
-                block = self._limited(block)
             self._sink.write(block)
         except (OSError, av.error.FFmpegError) as error:
             self._translate(error)
@@ -157,7 +158,7 @@ class AudioWriter:
         except (OSError, av.error.FFmpegError) as error:
             self._translate(error)
             raise
-        self.report = WriteReport(self._path, self._n_samples, self._sink.n_clipped + self._n_clamped)
+        self.report = WriteReport(self._path, self._n_samples, self._n_clipped)
 
     def commit(self) -> None:
         """Give the finished file its final name; may be called again.
@@ -174,16 +175,6 @@ class AudioWriter:
             self._translate(error)
             raise
         self._temporary = None
-
-    def _limited(self, block: FloatArray) -> FloatArray:
-        """The block within ±1; itself where it is so already."""
-        from unbraid.audio.pcm import count_beyond_full_scale
-
-        n_beyond = count_beyond_full_scale(block)
-        if n_beyond == 0:
-            return block
-        self._n_clamped += n_beyond
-        return np.clip(block, np.float32(-1), np.float32(1))
 
     def _open(self) -> None:
         for path in leftovers(self._path):
