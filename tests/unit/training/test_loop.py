@@ -12,7 +12,7 @@ from unbraid.errors import ModelError
 from unbraid.models.spleeter.config import SharedUNetConfig, SpleeterConfig
 from unbraid.models.spleeter.shared_unet import SharedUNet
 from unbraid.training.checkpoint import load_checkpoint, save_checkpoint
-from unbraid.training.export import save_model
+from unbraid.training.export import balanced_state, save_model
 from unbraid.training.loop import (
     LoopConfig,
     Training,
@@ -156,8 +156,28 @@ def test_a_model_folder_is_complete_and_readable(tmp_path: Path) -> None:
     assert config.stems == ("vocals", "drums", "bass", "other")
     assert (config.n_frames, config.separation_exponent, config.mask_extension) == (64, 2, "average")
     arrays = load_file(tmp_path / "model" / "weights.safetensors")
-    state = network.state_dict()
+    state = balanced_state(network)
     assert set(arrays) == {name for name in state if not name.endswith("num_batches_tracked")}
     for name, array in arrays.items():
         assert array.dtype == np.float16
         np.testing.assert_allclose(array, state[name].numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_balancing_for_float16_keeps_the_function() -> None:
+    training = start(MODEL, CONFIG, 2)
+    run(training, 10)
+    network = training.average
+    with torch.no_grad():
+        network.encoders[1][0].conv.norm.running_var *= 1e7  # beyond float16
+        network.encoders[1][0].conv.norm.weight *= 3e3
+        network.decoders[0].frequency.norm.running_var *= 1e6
+        magnitude = 10 * torch.rand(1, 2, 64, 16, generator=torch.Generator().manual_seed(0))
+        expected = network(magnitude)
+        state = balanced_state(network)
+        assert max(value.abs().max() for name, value in state.items() if "running" in name) < 1e4
+        balanced = SharedUNet(MODEL).eval()
+        balanced.load_state_dict(state)
+        torch.testing.assert_close(balanced(magnitude), expected, rtol=1e-4, atol=1e-4)
+        rounded = {name: value.half().float() if value.is_floating_point() else value for name, value in state.items()}
+        balanced.load_state_dict(rounded)
+        torch.testing.assert_close(balanced(magnitude), expected, rtol=0.02, atol=0.05)
