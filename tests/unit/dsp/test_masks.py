@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unbraid.dsp.masks import apply_masks, ratio_masks
+from unbraid.dsp.masks import apply_mask, ratio_masks
 
 
 @pytest.fixture
@@ -32,19 +32,21 @@ def spectrum() -> np.ndarray:
 
 def test_average_extension_gives_the_mean_mask_to_the_high_band(estimates: np.ndarray) -> None:
     spec, masks = spectrum(), ratio_masks(estimates)
-    out = apply_masks(spec, masks, [[0], [1, 2]], extension="average")
-    assert out.shape == (2, 2, 25, 5)
-    assert np.allclose(out[0][:, :16], spec[:, :16] * masks[0], atol=1e-6)
-    assert np.allclose(out[0][:, 16:], spec[:, 16:] * masks[0].mean(axis=1, keepdims=True), atol=1e-6)
+    before = spec.copy()
+    out = np.stack([apply_mask(spec, mask, extension="average") for mask in masks])
+    assert out.shape == (3, 2, 25, 5)
+    assert np.allclose(out[:, :, :16], spec[:, :16] * masks, atol=1e-6)
+    assert np.allclose(out[:, :, 16:], spec[:, 16:] * masks.mean(axis=2, keepdims=True), atol=1e-6)
     assert np.allclose(out.sum(axis=0), spec, atol=1e-6)
+    assert np.array_equal(spec, before)
 
 
 def test_zeros_extension_silences_the_high_band(estimates: np.ndarray) -> None:
-    out = apply_masks(spectrum(), ratio_masks(estimates), [[0]], extension="zeros")
-    assert not out[:, :, 16:].any()
-    assert out[:, :, :16].any()
+    out = apply_mask(spectrum(), ratio_masks(estimates)[0], extension="zeros")
+    assert not out[:, 16:].any()
+    assert out[:, :16].any()
 
 
 def test_unknown_extension_is_refused(estimates: np.ndarray) -> None:
     with pytest.raises(ValueError, match="extension"):
-        apply_masks(spectrum(), ratio_masks(estimates), [[0]], extension="mirror")
+        apply_mask(spectrum(), ratio_masks(estimates)[0], extension="mirror")

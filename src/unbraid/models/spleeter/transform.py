@@ -7,13 +7,13 @@ the segments' inverse transforms is the inverse transform of the whole track: st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from unbraid.datatypes import ComplexArray, FloatArray
-from unbraid.dsp.masks import apply_masks, ratio_masks
+from unbraid.dsp.masks import apply_mask, ratio_masks
 from unbraid.dsp.segments import crossfade_weights
 from unbraid.dsp.stft import frames_to_samples, istft, stft
 from unbraid.dsp.wiener import WienerFilter, WienerStatistics
@@ -21,6 +21,9 @@ from unbraid.errors import UsageError
 from unbraid.models.spleeter.config import MASK_EXTENSIONS, STRIDE, SpleeterConfig
 
 __all__ = ["SpleeterTransform"]
+
+# Frames inverted at a time: estimates, masks and one stem of them stay in the second-level cache.
+_CHUNK_FRAMES = 32
 
 
 @dataclass(frozen=True)
@@ -132,16 +135,35 @@ class SpleeterTransform:
         wiener_filter : of the whole track, where the Wiener filter is asked for
         returns : ndarray [shape=(len(groups), 2, self.segment), float32]
         """
-        estimates = self.estimates(outputs)
+        config, estimates = self.config, self.estimates(outputs)
+        fade = None
+        if self._stride_frames < config.n_frames:
+            fade = crossfade_weights(config.n_frames, self._stride_frames, index)
+        out = np.zeros((len(groups), config.n_channels, self.segment), np.float32)
+        for start in range(0, config.n_frames, _CHUNK_FRAMES):
+            frames = slice(start, start + _CHUNK_FRAMES)
+            mix = spec[..., frames] if fade is None else spec[..., frames] * fade[frames]
+            for target, stem in zip(out, self._stems(mix, estimates[..., frames], groups, wiener_filter), strict=True):
+                samples = istft(stem, hop=config.hop)
+                target[:, start * config.hop :][:, : samples.shape[-1]] += samples
+        return out
+
+    def _stems(
+        self,
+        mix: ComplexArray,
+        estimates: FloatArray,
+        groups: Sequence[Sequence[int]],
+        wiener_filter: WienerFilter | None,
+    ) -> Iterator[ComplexArray]:
+        """Spectrograms of the groups in some frames, one after the other."""
         if wiener_filter is not None:
-            stems = wiener_filter.apply(spec, estimates)
-            specs = np.stack([stems[list(group)].sum(axis=0) for group in groups])
-        else:
-            masks = ratio_masks(estimates, exponent=self.config.separation_exponent)
-            specs = apply_masks(spec, masks, groups, extension=self.config.mask_extension)
-        if self._stride_frames < self.config.n_frames:
-            specs *= crossfade_weights(self.config.n_frames, self._stride_frames, index)
-        return np.stack([istft(stem, hop=self.config.hop) for stem in specs])
+            stems = wiener_filter.apply(mix, estimates)
+            yield from (stems[list(group)].sum(axis=0) for group in groups)
+            return
+        masks = ratio_masks(estimates, exponent=self.config.separation_exponent)
+        for group in groups:
+            mask = masks[group[0]] if len(group) == 1 else masks[list(group)].sum(axis=0)
+            yield apply_mask(mix, mask, extension=self.config.mask_extension)
 
     def estimates(self, outputs: Sequence[FloatArray]) -> FloatArray:
         """The network's outputs as magnitudes [shape=(stem, channel, F, frame), float32]."""
