@@ -45,6 +45,8 @@ def apply_mask(spec: ComplexArray, mask: FloatArray, *, extension: str) -> Compl
     if extension not in ("zeros", "average"):
         raise ValueError(f'extension must be "zeros" or "average", got {extension!r}')
     rows, mask_rows = spec.swapaxes(-1, -2), mask.swapaxes(-1, -2)
+    if rows.strides[-1] != rows.itemsize:  # not as `stft` lays it out
+        rows = np.ascontiguousarray(rows)
     n_bins = mask_rows.shape[-1]
     out = np.empty(rows.shape, np.complex64)
     np.multiply(rows[..., :n_bins], mask_rows, out=out[..., :n_bins])
