@@ -13,7 +13,7 @@ import pytest
 
 from unbraid.datatypes import FloatArray
 
-__all__ = ["QUICK", "REAL", "STEMS", "Outcome", "Runner", "command", "quick_engine", "run_inside"]
+__all__ = ["QUICK", "REAL", "STEMS", "Outcome", "Runner", "command", "environment", "quick_engine", "run_inside"]
 
 STEMS = ("vocals", "drums", "bass", "other")
 REAL = (sys.executable, "-m", "unbraid")
@@ -83,19 +83,20 @@ def run_inside(arguments: Sequence[object], capsys: pytest.CaptureFixture[str]) 
 def command(
     arguments: Sequence[object], *, program: Sequence[str] = REAL, timeout: float = 300.0, **options: Any
 ) -> Outcome:
-    """Run the command as a process of its own."""
+    """Run the command as a process of its own; `env` is added to the environment."""
+    options["env"] = environment(**options.pop("env", {}))
     done = subprocess.run(
         [*program, *map(str, arguments)],
         capture_output=True,
         timeout=timeout,
-        env=_environment(),
         check=False,
         **options,
     )
     return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def _environment() -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
+    """Of a command: this one's, and the way to the source."""
     source = str(Path(__file__).parent.parent / "src")
     paths = [source, os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1", **more}

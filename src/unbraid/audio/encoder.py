@@ -50,7 +50,8 @@ class EncoderSink:
         codec = encoding.codec
         # Edit lists are on the movie's clock: it has to tick as fast as the samples.
         options = {"movie_timescale": str(sample_rate)} if codec == "m4a" else {}
-        self._container = av.open(file, "w", format=_CONTAINERS[codec], container_options=options)
+        self._file = _Patient(file)
+        self._container = av.open(self._file, "w", format=_CONTAINERS[codec], container_options=options)
         # No dates, versions or random numbers.
         self._container.flags |= cast(int, av.container.Flags.bitexact.value)
         self._container.metadata.update(tags)
@@ -88,11 +89,13 @@ class EncoderSink:
         frame.time_base = Fraction(1, self._sample_rate)
         self._n += block.shape[1]
         self._container.mux(self._stream.encode(frame))
+        self._file.check()
 
     def close(self) -> None:
         """Encode what is left and complete the file, which stays open."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
+        self._file.check()
 
     def _array(self, block: FloatArray) -> NDArray[Any]:
         if self._converter is not None:
@@ -101,6 +104,41 @@ class EncoderSink:
                 integers <<= 8
             return integers.reshape(1, -1)
         return np.ascontiguousarray(block.T).reshape(1, -1)
+
+
+class _Patient:
+    """A file that takes everything and tells later, by `check`, what went wrong first.
+
+    PyAV prints all errors of a file but one: a full disk would be twenty lines.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            if self._error is None:
+                self._file.write(data)
+        except OSError as error:
+            self._error = error
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            if self._error is None:
+                return self._file.seek(offset, whence)
+        except OSError as error:
+            self._error = error
+        return offset
+
+    def tell(self) -> int:
+        return 0 if self._error else self._file.tell()
+
+    def check(self) -> None:
+        """Raise the first error, if there was one."""
+        if self._error is not None:
+            raise self._error
 
 
 def _layout(codec: str, channels: tuple[str, ...]) -> AudioLayout:

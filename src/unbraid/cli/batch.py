@@ -194,5 +194,5 @@ def _found(folder: Path, recursive: bool) -> Iterator[tuple[Path, UnbraidError |
         seen.add(real)
         yield from ((path, None) for path in paths if path.suffix.lower() in _AUDIO_SUFFIXES and os.path.isfile(path))
     for problem in problems:
-        place = Path(problem.filename)
-        yield place, AudioError(f"cannot read the folder '{place}': {problem.strerror}")
+        closed = Path(problem.filename)
+        yield closed, AudioError(f"cannot read the folder '{closed}': {problem.strerror}")

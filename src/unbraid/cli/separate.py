@@ -17,7 +17,7 @@ _RUN = "Options of the run"
 def separate(
     files: Annotated[
         Optional[list[Path]],  # noqa: UP045 -- typer reads annotations at run time, also on Python 3.10
-        typer.Argument(help="Audio or video files, or folders of them.", show_default=False),
+        typer.Argument(help="Audio or video files, or folders of them.", show_default=False, readable=False),
     ] = None,
     model: Annotated[
         Optional[str],  # noqa: UP045
@@ -28,7 +28,7 @@ def separate(
         ),
     ] = None,
     output_path: Annotated[
-        Path, typer.Option("-o", "--output_path", "--output-path", help="Folder that the stems go to.")
+        Path, typer.Option("-o", "--output_path", "--output-path", help="Folder that the stems go to.", readable=False)
     ] = Path("separated"),
     filename_format: Annotated[
         str,
@@ -67,7 +67,7 @@ def separate(
     shifts: Annotated[int, typer.Option("--shifts", min=1, help="Average so many shifted runs.")] = 1,
     overlap: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--overlap", help="Share of a segment that is separated twice, in [0, 1).", show_default="model's"),
+        typer.Option("--overlap", help="Share of a segment that is done twice, in [0, 1).", show_default="model's"),
     ] = None,
     segment: Annotated[
         Optional[float],  # noqa: UP045
@@ -94,7 +94,7 @@ def separate(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave songs alone whose stems are already there.")
     ] = False,
-    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also look into the folders of folders.")] = False,
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also look into folders of folders.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Damaged or truncated input is an error.")] = False,
     engine: Annotated[str, typer.Option("--engine", help="auto, openvino, onnxruntime or torch.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
@@ -109,7 +109,7 @@ def separate(
     verbose: Annotated[bool, typer.Option("--verbose", help="Print what is used and how long it takes.")] = False,
     inputs: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option("-i", "--inputs", hidden=True),
+        typer.Option("-i", "--inputs", hidden=True, readable=False),
     ] = None,
 ) -> None:
     """Separate audio files into stems.
