@@ -34,7 +34,8 @@ class OpenVINOEngine:
     """A network compiled for this CPU.
 
     network : what to run
-    precision : "f32", "bf16", or "auto", which is bf16 where both the CPU and the network's card allow it
+    precision : "f32", "bf16", or "auto", which is bf16 where both the CPU and the network's card allow it; asked for by
+        name it is computed, slowly, on any CPU
     n_threads : of the CPU, for all streams together
     cache_dir : where compiled networks are kept; None keeps none
 
@@ -54,9 +55,8 @@ class OpenVINOEngine:
             native_bf16 = "BF16" in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
         if precision == "auto":
             precision = "bf16" if native_bf16 and network.allows_bf16 else "f32"
-        if precision == "bf16" and not native_bf16:
-            raise EngineError("this CPU has no bfloat16 arithmetic, so OpenVINO would be no faster; use precision f32")
         self.precision = precision
+        self._emulated = precision == "bf16" and not native_bf16
         self.n_threads = n_threads
         self.n_streams = min(n_threads, MAX_STREAMS)
         config = {
@@ -108,7 +108,11 @@ class OpenVINOEngine:
 
     def describe(self) -> str:
         """Say what runs, in one line."""
-        return f"OpenVINO on the CPU, {self.precision}, {self.n_streams} stream(s), {self.n_threads} thread(s)"
+        emulated = " (emulated: this CPU would be faster in f32)" if self._emulated else ""
+        threads = f"{self.n_streams} stream(s), {self.n_threads} thread(s)"
+        return f"OpenVINO on the CPU, {self.precision}{emulated}, {threads}"
+            f"OpenVINO on the CPU, {self.precision}{emulated}, {self.n_streams} stream(s), {self.n_threads} thread(s)"
+        )
 
     def close(self) -> None:
         """Release the memory of the compiled network."""

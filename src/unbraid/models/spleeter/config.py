@@ -278,8 +278,9 @@ def _label(name: str) -> str:
 def _check_known(what: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in content:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)
-            raise ModelError(f"unknown {what} '{key}'; the nearest known one is '{near[0]}'")
+            by_lower = {name.lower(): name for name in known}
+            near = difflib.get_close_matches(str(key).lower(), by_lower, n=1, cutoff=0)
+            raise ModelError(f"unknown {what} '{key}'; the nearest known one is '{by_lower[near[0]]}'")
 
 
 def _check_count(name: str, value: object) -> None:
