@@ -111,8 +111,6 @@ class OpenVINOEngine:
         emulated = " (emulated: this CPU would be faster in f32)" if self._emulated else ""
         threads = f"{self.n_streams} stream(s), {self.n_threads} thread(s)"
         return f"OpenVINO on the CPU, {self.precision}{emulated}, {threads}"
-            f"OpenVINO on the CPU, {self.precision}{emulated}, {self.n_streams} stream(s), {self.n_threads} thread(s)"
-        )
 
     def close(self) -> None:
         """Release the memory of the compiled network."""
