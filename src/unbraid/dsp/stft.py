@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy import fft
 
 from unbraid.datatypes import ComplexArray, FloatArray
 
@@ -51,6 +50,8 @@ def stft(samples: FloatArray, *, n_fft: int, hop: int) -> ComplexArray:
     samples : ndarray [shape=(channel, time), float32]
     returns : ndarray [shape=(channel, n_fft//2 + 1, frame), complex64], frame = 1 + (time − n_fft)//hop
     """
+    from scipy import fft
+
     frames = sliding_window_view(samples, n_fft, axis=-1)[:, ::hop]
     n_channels, n_frames = frames.shape[:2]
     spec = np.empty((n_channels, n_frames, n_fft // 2 + 1), np.complex64)
@@ -72,6 +73,8 @@ def istft(spec: ComplexArray, *, hop: int) -> FloatArray:
     hence the factor 2/3 at 75 % overlap, in general hop/(n_fft·3/8). The first and last n_fft − hop samples are
     covered by fewer frames: they are completed by adding the neighbouring segment.
     """
+    from scipy import fft
+
     rows = spec.swapaxes(-1, -2)
     n_channels, n_frames, n_freqs = rows.shape
     n_fft = 2 * (n_freqs - 1)

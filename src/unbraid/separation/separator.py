@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +21,7 @@ from unbraid.errors import AudioError, UsageError
 from unbraid.separation.output import Output, output_paths, write_stems
 from unbraid.separation.pipeline import Source, stream_stems
 from unbraid.separation.plan import Options, make_plan
+from unbraid.weights.places import cache_folder
 from unbraid.weights.store import DEFAULT_MODEL, load_model, network_of
 
 __all__ = ["FileReport", "Separator", "check_part"]
@@ -68,19 +71,22 @@ class Separator:
         threads: int | None = None,
         cache: bool = True,
     ) -> None:
-        from unbraid.weights.places import cache_folder
-
         found = load_model(model or os.environ.get("UNBRAID_MODEL") or DEFAULT_MODEL)
         self.plan = make_plan(found, options or Options())
         self.model_name = found.name
-        self.engine = load_engine(
-            network_of(found, self.plan.transform),
-            engine=engine,
-            device=device,
-            precision=precision,
-            n_threads=threads,
-            cache_dir=cache_folder() if cache else None,
-        )
+        with ThreadPoolExecutor(1, "unbraid-load") as pool:
+            loading = pool.submit(
+                load_engine,
+                network_of(found, self.plan.transform),
+                engine=engine,
+                device=device,
+                precision=precision,
+                n_threads=threads,
+                cache_dir=cache_folder() if cache else None,
+            )
+            # Meanwhile, what the first segment will need: it takes as long to import as the network to load.
+            import_module("scipy.fft")
+            self.engine = loading.result()
 
     @property
     def stems(self) -> tuple[str, ...]:
