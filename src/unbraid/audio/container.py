@@ -82,12 +82,23 @@ def open_container(path: Path) -> OpenFile:
     ------
     AudioError : missing, a directory, unreadable, empty, not audio, without an audio stream or without its decoder
     """
+    opened = _open(path, {})
+    if opened.demuxer == "mov" and opened.stream.codec_context.name in ("aac", "opus"):
+        rate, track_id = opened.stream.codec_context.sample_rate, opened.stream.id
+        if _aside(opened, lambda file: mp4_samples(file, track_id, rate)) is not None:
+            # FFmpeg drops the last packet if a rounded edit list ends before it: leave the list to our own length.
+            opened.close()
+            opened = _open(path, {"advanced_editlist": "0"})
+    return opened
+
+
+def _open(path: Path, options: dict[str, str]) -> OpenFile:
     file = _open_file(path)
     try:
         container = av.open(
             file,
             "r",
-            container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
+            container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none", **options},
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
         )
@@ -100,15 +111,16 @@ def open_container(path: Path) -> OpenFile:
         file.close()
         raise
     streams = container.streams.audio
-    if not streams:
-        container.close()
-        file.close()
-        raise AudioError(f"cannot read {quoted(path)}: it has no audio stream")
     nth = next((i for i, stream in enumerate(streams) if int(stream.disposition) & _DEFAULT), 0)
-    if streams[nth].codec_context is None:
+    problem = None
+    if not streams:
+        problem = "it has no audio stream"
+    elif streams[nth].codec_context is None:
+        problem = "there is no decoder for its audio; convert it to FLAC or WAV"
+    if problem is not None:
         container.close()
         file.close()
-        raise AudioError(f"cannot read {quoted(path)}: there is no decoder for its audio; convert it to FLAC or WAV")
+        raise AudioError(f"cannot read {quoted(path)}: {problem}")
     return OpenFile(file, container, streams[nth], len(streams), nth)
 
 

@@ -15,6 +15,8 @@ from av.audio.stream import AudioStream
 from numpy.typing import NDArray
 
 from unbraid.audio.encoding import Encoding
+from unbraid.audio.lengths import mp3_header
+from unbraid.audio.patient import PatientFile
 from unbraid.audio.pcm import IntegerConverter
 from unbraid.datatypes import FloatArray
 from unbraid.errors import UsageError
@@ -50,8 +52,9 @@ class EncoderSink:
         codec = encoding.codec
         # Edit lists are on the movie's clock: it has to tick as fast as the samples.
         options = {"movie_timescale": str(sample_rate)} if codec == "m4a" else {}
-        self._file = _Patient(file)
-        self._container = av.open(self._file, "w", format=_CONTAINERS[codec], container_options=options)
+        self._file, self._is_mp3 = file, codec == "mp3"
+        self._patient = PatientFile(file)
+        self._container = av.open(self._patient, "w", format=_CONTAINERS[codec], container_options=options)
         # No dates, versions or random numbers.
         self._container.flags |= cast(int, av.container.Flags.bitexact.value)
         self._container.metadata.update(tags)
@@ -89,13 +92,15 @@ class EncoderSink:
         frame.time_base = Fraction(1, self._sample_rate)
         self._n += block.shape[1]
         self._container.mux(self._stream.encode(frame))
-        self._file.check()
+        self._patient.check()
 
     def close(self) -> None:
         """Encode what is left and complete the file, which stays open."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        self._file.check()
+        self._patient.check()
+        if self._is_mp3:
+            _set_mp3_length(self._file, self._n, 1152 if self._sample_rate >= 32000 else 576)
 
     def _array(self, block: FloatArray) -> NDArray[Any]:
         if self._converter is not None:
@@ -106,39 +111,30 @@ class EncoderSink:
         return np.ascontiguousarray(block.T).reshape(1, -1)
 
 
-class _Patient:
-    """A file that takes everything and tells later, by `check`, what went wrong first.
+def _set_mp3_length(file: BinaryIO, n_samples: int, frame_samples: int) -> None:
+    """Correct the padding in the LAME tag: FFmpeg writes at most one frame of it, but LAME often adds more."""
+    frame, tag = mp3_header(file)
+    file.seek(frame)
+    head = bytearray(file.read(tag - frame + 156))
+    lame = tag - frame + 120
+    n_frames = int.from_bytes(head[lame - 112 : lame - 108], "big")
+    delay = int.from_bytes(head[lame + 21 : lame + 24], "big") >> 12
+    padding = n_frames * frame_samples - delay - n_samples
+    assert bytes(head[lame - 120 : lame - 116]) in (b"Info", b"Xing") and 0 <= padding < 4096
+    head[lame + 21 : lame + 24] = (delay << 12 | padding).to_bytes(3, "big")
+    head[lame + 34 : lame + 36] = _crc16(head[: lame + 34]).to_bytes(2, "big")
+    file.seek(frame)
+    file.write(head)
 
-    PyAV prints all errors of a file but one: a full disk would be twenty lines.
-    """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            if self._error is None:
-                self._file.write(data)
-        except OSError as error:
-            self._error = error
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            if self._error is None:
-                return self._file.seek(offset, whence)
-        except OSError as error:
-            self._error = error
-        return offset
-
-    def tell(self) -> int:
-        return 0 if self._error else self._file.tell()
-
-    def check(self) -> None:
-        """Raise the first error, if there was one."""
-        if self._error is not None:
-            raise self._error
+def _crc16(data: bytes | bytearray) -> int:
+    """The LAME tag's checksum of what comes before it: CRC-16 with the polynomial 0x8005, lowest bit first."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
+    return crc
 
 
 def _layout(codec: str, channels: tuple[str, ...]) -> AudioLayout:

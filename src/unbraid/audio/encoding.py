@@ -60,7 +60,7 @@ CODECS: dict[str, Codec] = {
         layouts=_OPUS_LAYOUTS,
     ),
     "m4a": Codec(bitrates=(8_000, 576_000), default_bitrate=256_000, sample_rates=_AAC_RATES),
-    "wma": Codec(bitrates=(24_000, 320_000), default_bitrate=192_000, max_sample_rate=50_000, max_channels=2),
+    "wma": Codec(bitrates=(24_000, 320_000), default_bitrate=192_000, max_sample_rate=48_000, max_channels=2),
 }
 
 

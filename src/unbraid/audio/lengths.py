@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import BinaryIO
 
-__all__ = ["has_mp3_frame_count", "mp4_samples", "ogg_is_cut_off", "wav_samples"]
+__all__ = ["has_mp3_frame_count", "mp3_header", "mp4_samples", "ogg_is_cut_off", "wav_samples"]
 
 _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFF000, 0x80000000)
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
@@ -81,23 +81,31 @@ def _w64_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, bytes]]:
 
 def has_mp3_frame_count(file: BinaryIO) -> bool:
     """Whether an MP3 says how many frames it has (a Xing, Info or VBRI header in its first frame)."""
-    file.seek(0)
+    frame, tag = mp3_header(file)
+    file.seek(tag)
+    head = file.read(8)
+    if head[:4] in (b"Xing", b"Info"):
+        return bool(head[7] & 1)
+    file.seek(frame + 36)
+    return file.read(4) == b"VBRI"
+
+
+def mp3_header(file: BinaryIO) -> tuple[int, int]:
+    """Where an MP3's first frame starts, and where its Xing or Info header does if it has one."""
     at = 0
+    file.seek(0)
     while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
         size = (head[6] & 127) << 21 | (head[7] & 127) << 14 | (head[8] & 127) << 7 | head[9] & 127
         at += 10 + size + (10 if head[5] & 16 else 0)
         file.seek(at)
     file.seek(at)
     data = file.read(1 << 14)
-    for i in range(len(data) - 200):
+    for i in range(len(data) - 4):
         if data[i] == 0xFF and data[i + 1] & 0xE6 == 0xE2:
             mpeg1, mono = data[i + 1] & 0x18 == 0x18, data[i + 3] >> 6 == 3
             side_bytes = (17 if mono else 32) if mpeg1 else (9 if mono else 17)
-            xing = i + 4 + side_bytes
-            if data[xing : xing + 4] in (b"Xing", b"Info"):
-                return bool(data[xing + 7] & 1)
-            return data[i + 36 : i + 40] == b"VBRI"
-    return False
+            return at + i, at + i + 4 + side_bytes
+    return at, at
 
 
 def ogg_is_cut_off(file: BinaryIO) -> bool:

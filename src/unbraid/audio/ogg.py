@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from unbraid.audio.patient import PatientFile
 from unbraid.datatypes import FloatArray
 
 __all__ = ["OggSink"]
@@ -43,11 +44,11 @@ class OggSink:
         self, file: BinaryIO, *, bitrate: int, sample_rate: int, channels: tuple[str, ...], tags: Mapping[str, str]
     ) -> None:
         self._file = file
-        self._guarded = _Guarded(file)
+        self._patient = PatientFile(file)
         self._order = _VORBIS_ORDER.get(len(channels))
         quality = float(np.interp(bitrate * 2 / len(channels), _NOMINAL, np.linspace(0.0, 1.0, len(_NOMINAL))))
         self._sound = soundfile.SoundFile(
-            self._guarded,
+            self._patient,
             "w",
             sample_rate,
             len(channels),
@@ -65,38 +66,13 @@ class OggSink:
         data = np.ascontiguousarray(block.T)
         for start in range(0, len(data), _PIECE):
             self._sound.write(data[start : start + _PIECE])
-            self._guarded.check()
+            self._patient.check()
 
     def close(self) -> None:
         """Complete the file, which stays open."""
         self._sound.close()
-        self._guarded.check()
+        self._patient.check()
         _set_serial(self._file, _SERIAL)
-
-
-class _Guarded:
-    """A file for libsndfile's callbacks, which print exceptions and lose them: here they are kept until `check`."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._error: BaseException | None = None
-        self.seek = file.seek
-        self.tell = file.tell
-        self.read = file.read
-
-    def write(self, data: bytes) -> int:
-        """Write all of it, or remember why not."""
-        if self._error is None:
-            try:
-                return self._file.write(data)
-            except BaseException as error:
-                self._error = error
-        return 0
-
-    def check(self) -> None:
-        """Raise what went wrong since the last call."""
-        if self._error is not None:
-            raise self._error
 
 
 def _set_serial(file: BinaryIO, serial: int) -> None:
