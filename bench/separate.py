@@ -140,7 +140,7 @@ def measure_memory(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for model in MODELS:
         run_ours(setting, model, songs[30], home)
-        lengths = MEMORY_S if model == "4stems" else (SONG_S, MEMORY_S[-1])
+        lengths = MEMORY_S if model == "4stems" else MEMORY_S[-1:]
         for seconds in lengths:
             took = run_ours(setting, model, songs[seconds], home)
             log(f"{model}, {seconds} s: {took.wall_s:.2f} s, {took.peak_mb:.0f} MB")

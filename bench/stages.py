@@ -22,7 +22,7 @@ from bench.separate import MODELS, SONG_S, make_checkpoints, make_songs
 
 __all__ = ["measure"]
 
-N_WARM = 5
+N_WARM = 3
 # What is timed, where it is looked up when it is called. Time is given to the innermost stage that is running.
 STAGES = {
     "decode": ("unbraid.audio.read:AudioReader.blocks",),

@@ -9,7 +9,7 @@ from bench.measure import Setting, log, median, run
 
 __all__ = ["measure"]
 
-N_RUNS = 15
+N_RUNS = 11
 N_SLOWEST = 12
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|( *)(\S+)")
 
