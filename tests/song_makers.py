@@ -85,6 +85,8 @@ def encode(
         streams = []
         for _ in range(n_streams):
             stream = container.add_stream(encoder, rate=sample_rate, layout=layout, format=sample_format)
+            if codec == "wma":
+                stream.codec_context.bit_rate = 128_000
             stream.codec_context.open()
             streams.append(stream)
         for start in range(0, samples.shape[1], 1024):

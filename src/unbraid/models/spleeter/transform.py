@@ -156,14 +156,14 @@ class SpleeterTransform:
         wiener_filter: WienerFilter | None,
     ) -> Iterator[ComplexArray]:
         """Spectrograms of the groups in some frames, one after the other."""
-        if wiener_filter is not None:
-            stems = wiener_filter.apply(mix, estimates)
-            yield from (stems[list(group)].sum(axis=0) for group in groups)
-            return
+        refined = None if wiener_filter is None else wiener_filter.apply(mix, estimates)
         masks = ratio_masks(estimates, exponent=self.config.separation_exponent)
         for group in groups:
             mask = masks[group[0]] if len(group) == 1 else masks[list(group)].sum(axis=0)
-            yield apply_mask(mix, mask, extension=self.config.mask_extension)
+            stem = apply_mask(mix, mask, extension=self.config.mask_extension)
+            if refined is not None:  # the filter knows only the network's band; above, the masks hold
+                stem[:, : self.config.n_bins] = refined[list(group), :, : self.config.n_bins].sum(axis=0)
+            yield stem
 
     def estimates(self, outputs: Sequence[FloatArray]) -> FloatArray:
         """The network's outputs as magnitudes [shape=(stem, channel, F, frame), float32]."""
