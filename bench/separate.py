@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import wave
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,27 +108,10 @@ def _numbers(took: Took) -> dict[str, float]:
 
 
 def _difference(setting: Setting, name: str) -> dict[str, Any]:
-    """How far our 16-bit samples are from Spleeter's, in steps of 16 bits, for each stem."""
-    import numpy as np
-
-    found = {}
-    for theirs in sorted((setting.results / "out" / "theirs" / name).glob("*.wav")):
-        arrays = []
-        for path in (theirs, setting.results / "out" / "compared" / name / theirs.name):
-            with wave.open(str(path)) as file:
-                assert file.getsampwidth() == 2, path
-                frames = file.readframes(file.getnframes())
-                arrays.append(np.frombuffer(frames, "<i2").reshape(-1, file.getnchannels()))
-        n = min(len(array) for array in arrays)
-        difference = np.abs(arrays[0][:n].astype(np.int32) - arrays[1][:n])
-        found[theirs.stem] = {
-            "n_theirs": len(arrays[0]),
-            "n_ours": len(arrays[1]),
-            "max_steps": int(difference.max()),
-            "rms_steps": float(np.sqrt((difference.astype(float) ** 2).mean())),
-            "rms_stem_steps": float(np.sqrt((arrays[0].astype(float) ** 2).mean())),
-            "share_of_equal_samples": float((difference == 0).mean()),
-        }
+    """How far our 16-bit samples are from Spleeter's, for each stem."""
+    folders = [setting.results / "out" / who / name for who in ("theirs", "compared")]
+    output = run([setting.python, "-m", "bench.difference", *folders], cwd=setting.repository).output
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found
 
 
