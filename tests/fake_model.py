@@ -1,12 +1,17 @@
-"""A model whose network is a line of NumPy, so that the pipeline's results can be computed in another way."""
+"""Models for tests: one whose network is a line of NumPy, and a real one, small and random."""
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from unbraid.datatypes import FloatArray
+from unbraid.models.spleeter.config import SpleeterConfig
+from unbraid.models.spleeter.graph import parameter_shapes
 
 STEMS = ("vocals", "drums", "bass")
 
@@ -28,3 +33,19 @@ class BinShares:
         time.sleep(0.02 / self.calls)
         (magnitudes,) = inputs
         return (magnitudes[:, None] * weights(magnitudes.shape[-1])[:, None, None, :],)
+
+
+def write_model_folder(folder: Path, *, stems: Sequence[str] = ("vocals", "drums", "bass", "other")) -> Path:
+    """A real U-Net of the family, but small and random, as a model folder that the command can be given."""
+    config = SpleeterConfig(stems=tuple(stems), n_frames=64, n_bins=1024, conv_n_filters=(4, 4, 8, 8, 8, 8))
+    rng = np.random.default_rng(1)
+    state = {
+        name: rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        if name.endswith("running_var")
+        else rng.normal(0, (2 / max(1, int(np.prod(shape[1:])))) ** 0.5, shape).astype(np.float32)
+        for name, shape in parameter_shapes(config).items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.to_json()))
+    save_file(state, folder / "weights.safetensors")
+    return folder
