@@ -20,7 +20,8 @@ __all__ = ["OggSink"]
 
 # Nominal bits/s of libvorbis' qualities 0, 0.1 … 1.0 for two channels at 44.1 kHz.
 _NOMINAL = (64_000, 80_000, 96_000, 112_000, 128_000, 160_000, 192_000, 224_000, 256_000, 320_000, 500_000)
-_PIECE = 4096  # libsndfile keeps a whole call's samples on the stack
+# Samples given to libsndfile at a time: the result depends on it, and must not depend on the size of our blocks.
+_PIECE = 4096
 _SERIAL = 1
 _PAGE = struct.Struct("<4sBBqIIIB")  # pattern, version, flags, position, serial, number, checksum, number of segments
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -45,6 +46,7 @@ class OggSink:
     ) -> None:
         self._file = file
         self._patient = PatientFile(file)
+        self._rest = np.zeros((0, len(channels)), np.float32)
         self._order = _VORBIS_ORDER.get(len(channels))
         quality = float(np.interp(bitrate * 2 / len(channels), _NOMINAL, np.linspace(0.0, 1.0, len(_NOMINAL))))
         self._sound = soundfile.SoundFile(
@@ -63,13 +65,17 @@ class OggSink:
         """Append a block [shape=(channel, time), float32]."""
         if self._order is not None:
             block = block[list(self._order)]
-        data = np.ascontiguousarray(block.T)
-        for start in range(0, len(data), _PIECE):
+        data = np.concatenate([self._rest, block.T])
+        n_whole = len(data) - len(data) % _PIECE
+        for start in range(0, n_whole, _PIECE):
             self._sound.write(data[start : start + _PIECE])
             self._patient.check()
+        self._rest = data[n_whole:]
 
     def close(self) -> None:
         """Complete the file, which stays open."""
+        if len(self._rest):
+            self._sound.write(self._rest)
         self._sound.close()
         self._patient.check()
         _set_serial(self._file, _SERIAL)
