@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_graph", "network", "parameter_shapes"]
 
-GRAPH_VERSION = 1  # part of every fingerprint: raised whenever `build_graph` builds something else than before
+GRAPH_VERSION = 2  # part of every fingerprint: raised whenever `build_graph` builds something else than before
 OPSET = 17
 IR_VERSION = 8  # what every ONNX Runtime since 1.13 reads
 

@@ -1,13 +1,14 @@
 """Unbraid's own shared U-Net as nodes of an ONNX graph: the arithmetic of `shared_unet.SharedUNet`.
 
-Inside, maps are (feature, row, column), rows being folded bins and columns folded frames, as that module has them; the
-input and the output are turned, since the pipeline's arrays are (…, frame, bin).
+Rows are folded bins and columns folded frames. That module has its maps as (feature, row, column); here they are
+(feature, column, row), with the kernels turned to match, as the pipeline's arrays are (…, frame, bin): to fold and to
+unfold then moves data by short ways, which is three times as fast.
 """
 
 from __future__ import annotations
 
 from unbraid.models.spleeter.config import SharedUNetConfig, SpleeterConfig
-from unbraid.models.spleeter.nodes import INPUT, OUTPUT, GraphNodes
+from unbraid.models.spleeter.nodes import INPUT, NORM, GraphNodes
 
 __all__ = ["describe_shared_unet"]
 
@@ -25,18 +26,18 @@ def describe_shared_unet(graph: GraphNodes, config: SpleeterConfig, shared: Shar
             x = _block(graph, f"encoders.{level}.{block}.", x, width, n_rows >> level, shared.tdf_divisor)
         if level < len(widths) - 1:
             skips.append(x)
-            x = graph.convolution(f"downs.{level}.", x, (widths[level + 1], width, 2, 2), strides=[2, 2])
+            x = graph.convolution(f"downs.{level}.", x, (widths[level + 1], width, 2, 2), strides=[2, 2], turned=True)
     for level in reversed(range(len(widths) - 1)):
-        x = graph.transposed(f"ups.{level}.", x, (widths[level + 1], widths[level], 2, 2), strides=[2, 2])
+        x = graph.transposed(f"ups.{level}.", x, (widths[level + 1], widths[level], 2, 2), strides=[2, 2], turned=True)
         x = graph.add("Add", x, skips.pop())
         x = _block(graph, f"decoders.{level}.", x, widths[level], n_rows >> level, shared.tdf_divisor)
     n_outputs = shared.n_stems * shared.n_channels
     x = graph.convolution("head.", x, (n_outputs * shared.n_folded, widths[0], 1, 1))
-    x = graph.reshape(x, n_outputs, shared.fold_bins, shared.fold_frames, n_rows, -1)
-    x = graph.add("Transpose", x, perm=[0, 4, 2, 3, 1])
+    x = graph.reshape(_features_last(graph, x), -1, n_rows, n_outputs, shared.fold_bins, shared.fold_frames)
+    x = graph.add("Transpose", x, perm=[2, 0, 4, 1, 3])
     logits = graph.reshape(x, 1, shared.n_stems, shared.n_channels, config.n_frames, config.n_bins)
     mix = graph.reshape(INPUT, 1, 1, shared.n_channels, config.n_frames, config.n_bins)
-    graph.add("Mul", graph.add("Softmax", logits, axis=1), mix, name=OUTPUT)
+    graph.share(graph.split(logits, shared.n_stems), mix)
 
 
 def _folded_features(graph: GraphNodes, config: SpleeterConfig, shared: SharedUNetConfig) -> str:
@@ -47,12 +48,12 @@ def _folded_features(graph: GraphNodes, config: SpleeterConfig, shared: SharedUN
         x = graph.add(op, x, graph.reshape(graph.parameter(name, config.n_bins, 1), config.n_bins))
     n_columns = config.n_frames // shared.fold_frames
     x = graph.reshape(x, shared.n_channels, n_columns, shared.fold_frames, shared.n_rows, shared.fold_bins)
-    x = graph.add("Transpose", x, perm=[0, 4, 2, 3, 1])
-    return graph.reshape(x, 1, shared.n_channels * shared.n_folded, shared.n_rows, n_columns)
+    x = graph.add("Transpose", x, perm=[1, 3, 0, 4, 2])
+    return _features_first(graph, graph.reshape(x, 1, n_columns, shared.n_rows, shared.n_channels * shared.n_folded))
 
 
 def _convolution_unit(graph: GraphNodes, prefix: str, x: str, n_in: int, n_out: int) -> str:
-    x = graph.convolution(f"{prefix}conv.", x, (n_out, n_in, 3, 3), bias=False, pads=[1, 1, 1, 1])
+    x = graph.convolution(f"{prefix}conv.", x, (n_out, n_in, 3, 3), bias=False, turned=True, pads=[1, 1, 1, 1])
     return graph.add("Relu", graph.norm(f"{prefix}norm.", x, n_out, epsilon=BATCH_NORM_EPS))
 
 
@@ -61,6 +62,28 @@ def _block(graph: GraphNodes, prefix: str, x: str, width: int, n_rows: int, divi
     x = _convolution_unit(graph, f"{prefix}conv.", x, width, width)
     prefix = f"{prefix}frequency."
     n_inner = n_rows // divisor
-    inner = graph.add("MatMul", graph.parameter(f"{prefix}squeeze", n_inner, n_rows), x)
-    inner = graph.add("Relu", graph.norm(f"{prefix}norm.", inner, width, epsilon=BATCH_NORM_EPS))
-    return graph.add("Add", x, graph.add("MatMul", graph.parameter(f"{prefix}expand", n_rows, n_inner), inner))
+    # The changes of shape keep OpenVINO from moving the arrays about for its matrix products.
+    inner = graph.reshape(_features_last(graph, x), -1, n_rows, width)
+    inner = graph.add("MatMul", graph.parameter(f"{prefix}squeeze", n_inner, n_rows), inner)
+    inner = graph.add("Relu", _norm_last(graph, f"{prefix}norm.", inner, width))
+    inner = graph.add("MatMul", graph.parameter(f"{prefix}expand", n_rows, n_inner), inner)
+    return graph.add("Add", x, _features_first(graph, graph.reshape(inner, 1, -1, n_rows, width)))
+
+
+def _norm_last(graph: GraphNodes, prefix: str, x: str, n_features: int) -> str:
+    """Batch normalisation of the last axis."""
+    weight, bias, mean, variance = (graph.parameter(f"{prefix}{name}", n_features) for name in NORM)
+    deviation = graph.add("Sqrt", graph.add("Add", variance, graph.scalar(BATCH_NORM_EPS)))
+    scale = graph.add("Div", weight, deviation)
+    shift = graph.add("Sub", bias, graph.add("Mul", mean, scale))
+    return graph.add("Add", graph.add("Mul", x, scale), shift)
+
+
+def _features_last(graph: GraphNodes, x: str) -> str:
+    """(1, feature, column, row) to (1, column, row, feature): how engines lay convolutions out, so nothing moves."""
+    return graph.add("Transpose", x, perm=[0, 2, 3, 1])
+
+
+def _features_first(graph: GraphNodes, x: str) -> str:
+    """(1, column, row, feature) to (1, feature, column, row)."""
+    return graph.add("Transpose", x, perm=[0, 3, 1, 2])

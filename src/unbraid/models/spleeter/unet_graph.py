@@ -18,12 +18,13 @@ def describe_unets(graph: GraphNodes, config: SpleeterConfig) -> None:
     """Add one U-Net a stem, and the masks that they make."""
     logits = [_unet(graph, config, f"stems.{k}.") for k in range(len(config.stems))]
     axes = graph.constant(np.array([1], dtype=np.int64))
-    stacked = graph.add("Concat", *(graph.add("Unsqueeze", logit, axes) for logit in logits), axis=1)
+    logits = [graph.add("Unsqueeze", logit, axes) for logit in logits]
+    mix = graph.add("Unsqueeze", INPUT, axes)
     if config.network == "unet.softmax_unet":
-        masks = graph.add("Softmax", stacked, axis=1)
+        graph.share(logits, mix)
     else:
-        masks = graph.add("Sigmoid", stacked)
-    graph.add("Mul", masks, graph.add("Unsqueeze", INPUT, axes), name=OUTPUT)
+        masks = graph.add("Sigmoid", graph.add("Concat", *logits, axis=1))
+        graph.add("Mul", masks, mix, name=OUTPUT)
 
 
 def _unet(graph: GraphNodes, config: SpleeterConfig, prefix: str) -> str:
