@@ -62,12 +62,12 @@ class RemixConfig:
     n_samples: int
     p_aligned: float = 0.2
     p_synthetic_song: float = 0.15
-    p_silent: tuple[float, ...] = (0.15, 0.12, 0.35, 0.12)
+    p_silent: tuple[float, ...] = (0.15, 0.1, 0.2, 0.12)
     p_real: tuple[float, ...] = (0.6, 0.55, 0.4, 0.6)
     level_db: tuple[float, ...] = (-24.0, -22.0, -24.0, -25.0)
     gain_spread_db: float = 5.0
-    p_pitch: float = 0.5
-    pitch_semitones: float = 3.0
+    p_pitch: float = 0.6
+    pitch_semitones: float = 4.0
     bass_crossover_hz: float = 150.0
 
 
