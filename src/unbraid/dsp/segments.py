@@ -33,6 +33,8 @@ class SampleQueue:
         """Remove and return the first `n` samples, [shape=(…, n)]; there must be as many."""
         assert 0 <= n <= self.n_samples, (n, self.n_samples)
         self.n_samples -= n
+        if self._blocks and self._blocks[0].shape[-1] == n:
+            return self._blocks.popleft()
         out = np.empty((*self._lead, n), np.float32)
         filled = 0
         while filled < n:
@@ -91,12 +93,14 @@ class OverlapAdd:
         self._tail = np.zeros((*lead, segment - stride), np.float32)
 
     def add(self, segment: FloatArray) -> FloatArray:
-        """The next `stride` finished samples [shape=(…, stride)], given the next segment [shape=(…, segment)]."""
-        n_tail = self._tail.shape[-1]
-        total = segment.copy()
-        total[..., :n_tail] += self._tail
-        self._tail = total[..., self._stride :].copy()
-        return total[..., : self._stride]
+        """The next `stride` finished samples [shape=(…, stride)], given the next segment [shape=(…, segment)].
+
+        The segment is handed over: the result is a part of it, added to in place, as a copy of it would be the
+        largest array of a separation.
+        """
+        segment[..., : self._tail.shape[-1]] += self._tail
+        self._tail = segment[..., self._stride :].copy()
+        return segment[..., : self._stride]
 
 
 def crossfade_weights(n_frames: int, stride: int, index: int) -> FloatArray:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "stream_stems"]
 
+_BLOCK = 1 << 16  # samples given out at a time: writing them needs no large arrays
 Filters: TypeAlias = tuple[WienerFilter, ...]  # one for each pair of channels
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -81,8 +82,7 @@ def stream_stems(
 
     for block in _separate(replace(source, blocks=blocks), plan, engine, filters):
         stems.push(stems_to_output.push(block.reshape(-1, block.shape[-1])).reshape(*shape, -1))
-        n = min(mix.n_samples, stems.n_samples)
-        if n:
+        while n := min(mix.n_samples, stems.n_samples, _BLOCK):
             yield _complete(stems.pop(n), mix.pop(n), plan)
     mix.push(mix_to_output.flush())
     stems.push(stems_to_output.flush().reshape(*shape, -1))
@@ -90,8 +90,8 @@ def stream_stems(
     missing = mix.n_samples - stems.n_samples
     if missing > 0:
         stems.push(np.zeros((*shape, missing), np.float32))
-    if mix.n_samples:
-        yield _complete(stems.pop(mix.n_samples), mix.pop(mix.n_samples), plan)
+    while n := min(mix.n_samples, _BLOCK):
+        yield _complete(stems.pop(n), mix.pop(n), plan)
 
 
 def _complete(stems: FloatArray, mix: FloatArray, plan: Plan) -> FloatArray:
@@ -158,13 +158,13 @@ def _at_model_rate(source: Source, plan: Plan) -> Iterator[FloatArray]:
 
 
 def _map_in_order(work: Callable[[Job], Result], jobs: Iterator[Job], n_threads: int) -> Iterator[tuple[Job, Result]]:
-    """Each job with its result, in order, with at most `n_threads` + 1 jobs ahead of the one that is given out."""
+    """Each job with its result, in order; at most `n_threads` + 1 jobs are begun and not given out, to save memory."""
     pending: deque[tuple[Job, Future[Result]]] = deque()
     with ThreadPoolExecutor(n_threads, "unbraid-segment") as pool:
         try:
             for job in jobs:
                 pending.append((job, pool.submit(work, job)))
-                if len(pending) > n_threads + 1:
+                if len(pending) > n_threads:
                     done, future = pending.popleft()
                     yield done, future.result()
             while pending:
@@ -183,12 +183,17 @@ def _separate_segment(
     filters: Filters | None,
 ) -> FloatArray:
     """Stems [shape=(stem, channel, time)] of segment number `index` [shape=(channel, time)]."""
+
+    def separate_pair(i: int) -> FloatArray:
+        inputs, spec = plan.transform.forward(_stereo(segment, pairs[i]))
+        wiener_filter = filters[i] if filters else None
+        return plan.transform.inverse(engine.run(inputs), spec, plan.groups, index=index, wiener_filter=wiener_filter)
+
+    if pairs == ((0, 1),):  # nearly all music: needs no copy
+        return separate_pair(0)
     out = np.empty((len(plan.groups), *segment.shape), np.float32)
     for i, channels in enumerate(pairs):
-        inputs, spec = plan.transform.forward(_stereo(segment, channels))
-        outputs = engine.run(inputs)
-        wiener_filter = filters[i] if filters else None
-        stems = plan.transform.inverse(outputs, spec, plan.groups, index=index, wiener_filter=wiener_filter)
+        stems = separate_pair(i)
         out[:, channels] = stems if len(channels) == 2 else stems.mean(axis=1, keepdims=True)
     return out
 
