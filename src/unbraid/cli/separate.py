@@ -22,7 +22,10 @@ def separate(
     model: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            "-m", "--model", "-p", "--params_filename",
+            "-m",
+            "--model",
+            "-p",
+            "--params_filename",
             help="unbraid:4stems, unbraid:2stems, spleeter:4stems …, a Spleeter JSON, or a model folder.",
             show_default="$UNBRAID_MODEL, else unbraid:4stems",
         ),
@@ -33,13 +36,13 @@ def separate(
     filename_format: Annotated[
         str,
         typer.Option(
-            "-f", "--filename_format", "--filename-format",
+            "-f",
+            "--filename_format",
+            "--filename-format",
             help="Path of a stem below it, of {filename}, {foldername}, {instrument}, {codec}.",
         ),
     ] = "{filename}/{instrument}.{codec}",
-    codec: Annotated[
-        str, typer.Option("-c", "--codec", help="wav, flac, mp3, ogg, opus, m4a or wma.")
-    ] = "wav",
+    codec: Annotated[str, typer.Option("-c", "--codec", help="wav, flac, mp3, ogg, opus, m4a or wma.")] = "wav",
     bitrate: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("-b", "--bitrate", help="Of lossy codecs, e.g. 192k.", show_default="the codec's"),

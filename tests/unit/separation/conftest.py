@@ -1,6 +1,6 @@
 import pytest
-from fake_model import STEMS, BinShares
 
+from fake_model import STEMS, BinShares
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.transform import SpleeterTransform
 from unbraid.weights.store import Model

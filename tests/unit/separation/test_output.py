@@ -45,7 +45,7 @@ def test_wrong_formats_are_refused(filename_format: str, message: str) -> None:
         Output(filename_format=filename_format)
 
 
-@pytest.mark.parametrize("filename_format", ["../{instrument}.wav", "a/../../{instrument}.wav", "/tmp/{instrument}.wav"])
+@pytest.mark.parametrize("filename_format", ["../{instrument}.wav", "a/../../{instrument}.wav", "/x/{instrument}.wav"])
 def test_formats_that_leave_the_folder_are_refused(tmp_path: Path, filename_format: str) -> None:
     with pytest.raises(UsageError, match="leaves the output folder"):
         paths_of(tmp_path, filename_format=filename_format)
@@ -107,7 +107,5 @@ def test_all_files_appear_or_none(tmp_path: Path) -> None:
         raise AudioError("cannot decode the rest")
 
     with pytest.raises(AudioError, match="the rest"):
-        write_stems(
-            blocks(), paths, encoding=Encoding(), sample_rate=8000, channels=("FC",), tags={}, clip="report"
-        )
+        write_stems(blocks(), paths, encoding=Encoding(), sample_rate=8000, channels=("FC",), tags={}, clip="report")
     assert list(paths["vocals"].parent.iterdir()) == []

@@ -2,9 +2,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fake_model import STEMS, weights
 from scipy.fft import irfft, rfft
 
+from fake_model import STEMS, weights
 from unbraid.separation.pipeline import Source, stream_stems
 from unbraid.separation.plan import Options, make_plan
 

@@ -264,7 +264,7 @@ def test_a_checkpoint_with_a_path_is_the_one_beside_it(tmp_path: Path, path: str
     folder.mkdir()
     write_bundle(tmp_path / "model", small_tensors())
     (folder / "checkpoint").write_text(f'model_checkpoint_path: "{path}"')
-    with pytest.raises(ModelError, match="'model.index' is missing"):
+    with pytest.raises(ModelError, match=r"'model\.index' is missing"):
         latest_checkpoint(folder)
     write_bundle(folder / "model", small_tensors())
     assert latest_checkpoint(folder) == folder / "model"

@@ -45,10 +45,11 @@ def latest_checkpoint(folder: Path) -> Path:
         raise ModelError(f"cannot read '{pointer}': {error}; unpack the model's archive again") from error
     match = re.search(r'^\s*model_checkpoint_path:\s*"([^"\n]*)"', text, re.MULTILINE)
     # TensorFlow writes the whole path on the machine that trained; the files lie beside `checkpoint`, or nowhere.
-    name = re.split(r"[/\\]", match.group(1))[-1] if match else ""
+    path = match.group(1) if match else ""
+    name = re.split(r"[/\\]", path)[-1]
     if not name or name in (".", "..") or re.search(r'[\x00-\x1f/\\:*?"<>|]', name):
         raise ModelError(
-            f"cannot use '{pointer}': it must name a checkpoint of its own folder, got {match.group(1) if match else ''!r}; "
+            f"cannot use '{pointer}': it must name a checkpoint of its own folder, got {path!r}; "
             'write model_checkpoint_path: "model" with the name of the .index file'
         )
     prefix = folder / name
