@@ -92,4 +92,4 @@ class Network:
     graph: Callable[[], bytes]
     weights: Callable[[], Mapping[str, NDArray[Any]]]
     module: Callable[[], nn.Module]
-    allows_bf16: bool = True
+    allows_bf16: bool = False

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 
 from unbraid.datatypes import FloatArray
 
@@ -120,6 +119,8 @@ def irm2_oracle(stems: FloatArray, *, n_fft: int = 4096, hop: int = 1024) -> Flo
     ndarray [shape=(stem, channel, time), float32]
         The estimates; their sum is the mix.
     """
+    from scipy import fft
+
     if n_fft % hop or n_fft < 2 * hop:
         raise ValueError(f"n_fft must be a multiple of hop, at least twofold, got {n_fft} and {hop}")
     n_samples = stems.shape[-1]
@@ -133,11 +134,11 @@ def irm2_oracle(stems: FloatArray, *, n_fft: int = 4096, hop: int = 1024) -> Flo
         start = first * hop
         block = padded[..., start : start + (count - 1) * hop + n_fft]
         frames = np.lib.stride_tricks.sliding_window_view(block, n_fft, axis=-1)[..., ::hop, :]
-        spectra = scipy.fft.rfft(frames * window, axis=-1)
+        spectra = fft.rfft(frames * window, axis=-1)
         power = spectra.real**2 + spectra.imag**2
         total = power.sum(axis=0)
         masks = np.where(total > 0, power / np.where(total > 0, total, 1), np.float32(1 / len(stems)))
-        masked = scipy.fft.irfft(masks * spectra.sum(axis=0), n_fft, axis=-1) * window
+        masked = fft.irfft(masks * spectra.sum(axis=0), n_fft, axis=-1) * window
         for index in range(count):
             at = start + index * hop
             estimates[..., at : at + n_fft] += masked[..., index, :]

@@ -43,6 +43,7 @@ class Model:
     state : reads its weights, by the names that the network gives them
     files : where the weights are
     stems : names of its results, and the network's stems that are added up in each
+    allows_bf16 : whether its card says that bfloat16 is accurate enough; see docs/decisions/004
     """
 
     name: str
@@ -50,6 +51,7 @@ class Model:
     state: State
     files: tuple[Path, ...]
     stems: tuple[tuple[str, tuple[int, ...]], ...]
+    allows_bf16: bool = False
 
 
 def load_model(name: str | os.PathLike[str]) -> Model:
@@ -84,7 +86,8 @@ def available_models() -> tuple[str, ...]:
 
 def network_of(model: Model, transform: SpleeterTransform) -> Network:
     """The model's network for segments as long as this transform's; its weights are read when an engine asks."""
-    return network(transform.config, model.state, _fingerprint(transform.config, model.files))
+    made = network(transform.config, model.state, _fingerprint(transform.config, model.files))
+    return replace(made, allows_bf16=model.allows_bf16)
 
 
 def _builtin(name: str) -> Model:
@@ -171,10 +174,11 @@ def _fingerprint(config: SpleeterConfig, files: Iterable[Path]) -> str:
 
 
 def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        # Tensor by tensor from the mapped file: reading it as a whole would have everything in memory twice.
+        with safe_open(path, "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the weights '{path}': {error}") from error
