@@ -1,6 +1,6 @@
 """Score a model on what was kept out of its training: ``python -m unbraid.training.evaluate --model DIR --cache DIR``.
 
-Prints one table per held-out song or part of a song, in Markdown.
+Prints one table per held-out song or part of a song, and one of them all, in Markdown.
 """
 
 from __future__ import annotations
@@ -37,15 +37,30 @@ def main() -> int:
     try:
         parts = held_out_parts(options.cache, tuple(options.hold_out), options.seconds)
         with Separator(options.model) as separator:
-            for title, references in parts.items():
-                mix = np.stack(list(references.values())).sum(axis=0)
-                scores = score_stems(references, separator.separate(mix, sample_rate=SAMPLE_RATE))
-                sys.stdout.write(f"{title}\n\n{markdown_table(scores)}\n")
-                sys.stdout.flush()
+            estimates = {title: _separate(separator, references) for title, references in parts.items()}
+        for title, references in parts.items():
+            _say(title, score_stems(references, estimates[title]))
+        _say("all of these, one after another", score_stems(_joined(parts), _joined(estimates)))
     except UnbraidError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
+
+
+def _separate(separator: Separator, references: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Separate the sum of the references."""
+    mix = np.stack(list(references.values())).sum(axis=0)
+    return separator.separate(mix, sample_rate=SAMPLE_RATE)
+
+
+def _joined(parts: Mapping[str, Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
+    """The stems of all parts, end to end."""
+    return {stem: np.concatenate([part[stem] for part in parts.values()], axis=1) for stem in STEMS}
+
+
+def _say(title: str, scores: Mapping[str, StemScore]) -> None:
+    sys.stdout.write(f"**{title}**\n\n{markdown_table(scores)}\n")
+    sys.stdout.flush()
 
 
 def held_out_parts(
