@@ -201,8 +201,8 @@ def test_auto_precision_follows_cpu_and_card():
     import openvino
 
     native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    allowed = load_engine(make_network(), engine="openvino")
-    refused = load_engine(replace(make_network(), allows_bf16=False), engine="openvino")
+    allowed = load_engine(replace(make_network(), allows_bf16=True), engine="openvino")
+    refused = load_engine(make_network(), engine="openvino")
     assert (allowed.precision, refused.precision) == ("bf16" if native else "f32", "f32")
 
 
