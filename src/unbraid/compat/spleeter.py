@@ -146,6 +146,4 @@ def _output(codec: Any, bitrate: str, filename_format: str) -> Output:
     """Spleeter's codecs are an enumeration of strings; here plain strings do."""
     name = str(getattr(codec, "value", codec))
     lossless = name in ("wav", "flac")
-    return Output(
-        codec=name, bitrate=None if lossless else parse_bitrate(bitrate), filename_format=filename_format
-    )
+    return Output(codec=name, bitrate=None if lossless else parse_bitrate(bitrate), filename_format=filename_format)
