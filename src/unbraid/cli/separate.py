@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,11 +16,11 @@ _RUN = "Options of the run"
 
 def separate(
     files: Annotated[
-        Optional[list[Path]],  # noqa: UP045 -- typer reads annotations at run time, also on Python 3.10
+        list[Path] | None,
         typer.Argument(help="Audio or video files, or folders of them.", show_default=False, readable=False),
     ] = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "-m",
             "--model",
@@ -44,23 +44,23 @@ def separate(
     ] = "{filename}/{instrument}.{codec}",
     codec: Annotated[str, typer.Option("-c", "--codec", help="wav, flac, mp3, ogg, opus, m4a or wma.")] = "wav",
     bitrate: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("-b", "--bitrate", help="Of lossy codecs, e.g. 192k.", show_default="the codec's"),
     ] = None,
     offset: Annotated[float, typer.Option("-s", "--offset", min=0.0, help="Start, in seconds.")] = 0.0,
     duration: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("-d", "--duration", min=0.0, help="Length, in seconds.", show_default="the whole file"),
     ] = None,
     mwf: Annotated[
         bool, typer.Option("--mwf", help="Refine by a multichannel Wiener filter (two passes: half the speed).")
     ] = False,
     stems: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--stems", help="Only these, e.g. vocals,drums.", show_default="all"),
     ] = None,
     two_stems: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--two-stems", help="This stem, and the rest together as no_STEM."),
     ] = None,
     high_band: Annotated[
@@ -69,24 +69,24 @@ def separate(
     ] = "average",
     shifts: Annotated[int, typer.Option("--shifts", min=1, help="Average so many shifted runs.")] = 1,
     overlap: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--overlap", help="Share of a segment that is done twice, in [0, 1).", show_default="model's"),
     ] = None,
     segment: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--segment", help="Seconds that the network sees at once.", show_default="model's"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the random shifts.")] = 0,
     sample_rate: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--sample-rate", help="Of the stems, in Hz.", show_default="the input's"),
     ] = None,
     bit_depth: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--bit-depth", help="16, 24 or float.", show_default="the input's; 16 for lossy input"),
     ] = None,
     channels: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--channels", help="1 or 2: mix down (or double) before separating.", show_default="the input's"),
     ] = None,
     clip: Annotated[
@@ -103,7 +103,7 @@ def separate(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help="auto, f32 or bf16.")] = "auto",
     threads: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--threads", min=1, help="Of the processor, for the network.", show_default="all"),
     ] = None,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files separated at the same time.")] = 1,
@@ -111,7 +111,7 @@ def separate(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print what is used and how long it takes.")] = False,
     inputs: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option("-i", "--inputs", hidden=True, readable=False),
     ] = None,
 ) -> None:
