@@ -30,6 +30,8 @@ def start(program: Sequence[str], *arguments: object) -> subprocess.Popen[bytes]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
+        # A shell starts its background jobs with interrupts ignored, and so this test, if it is run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
