@@ -185,9 +185,10 @@ def _separate_segment(
     """Stems [shape=(stem, channel, time)] of segment number `index` [shape=(channel, time)]."""
 
     def separate_pair(i: int) -> FloatArray:
-        inputs, spec = plan.transform.forward(_stereo(segment, pairs[i]))
+        stereo = _stereo(segment, pairs[i])
+        outputs = engine.run(plan.transform.forward(stereo))
         wiener_filter = filters[i] if filters else None
-        return plan.transform.inverse(engine.run(inputs), spec, plan.groups, index=index, wiener_filter=wiener_filter)
+        return plan.transform.inverse(outputs, stereo, plan.groups, index=index, wiener_filter=wiener_filter)
 
     if pairs == ((0, 1),):  # nearly all music: needs no copy
         return separate_pair(0)
@@ -200,7 +201,7 @@ def _separate_segment(
 
 def _stereo(segment: FloatArray, channels: tuple[int, ...]) -> FloatArray:
     """The two channels that a network sees: a pair as it is, a single channel on both sides."""
-    return segment[list(channels) * (2 if len(channels) == 1 else 1)]
+    return segment if channels == (0, 1) == tuple(range(len(segment))) else segment[list(channels * 2)[:2]]
 
 
 def _measure(source: Source, plan: Plan, engine: Engine, measuring: Callable[[float], None]) -> Filters:
@@ -218,8 +219,12 @@ def _measure(source: Source, plan: Plan, engine: Engine, measuring: Callable[[fl
         yield from cutter.flush()
 
     def work(segment: FloatArray) -> list[tuple[ComplexArray, FloatArray]]:
-        forwards = [transform.forward(_stereo(segment, channels)) for channels in pairs]
-        return [(spec, transform.estimates(engine.run(inputs))) for inputs, spec in forwards]
+        whole = slice(0, transform.config.n_frames)
+        stereos = [_stereo(segment, channels) for channels in pairs]
+        return [
+            (transform.spectrogram(stereo, whole), transform.estimates(engine.run(transform.forward(stereo))))
+            for stereo in stereos
+        ]
 
     done_s = 0.0
     for _, results in _map_in_order(work, segments(), engine.n_streams):

@@ -107,20 +107,33 @@ class SpleeterTransform:
         full_band = self.config.mask_extension == "average" or self.config.n_bins > self.config.n_fft // 2
         return full_band and not self.wiener
 
-    def forward(self, segment: FloatArray) -> tuple[tuple[FloatArray, ...], ComplexArray]:
-        """Inputs of the network, and what `inverse` needs beside its outputs.
+    def forward(self, segment: FloatArray) -> tuple[FloatArray, ...]:
+        """Inputs of the network.
 
         segment : ndarray [shape=(2, self.segment), float32]
-        returns : ((magnitudes [shape=(1, 2, T, F), float32],), spectrogram [shape=(2, freq, T), complex64])
+        returns : (magnitudes [shape=(1, 2, T, F), float32],)
         """
-        spec = stft(segment, n_fft=self.config.n_fft, hop=self.config.hop)
-        low = spec.swapaxes(-1, -2)[..., : self.config.n_bins]
-        return (np.abs(low)[None],), spec
+        config = self.config
+        magnitudes = np.empty((1, config.n_channels, config.n_frames, config.n_bins), np.float32)
+        for frames in self._chunks():
+            low = self.spectrogram(segment, frames).swapaxes(-1, -2)[..., : config.n_bins]
+            np.abs(low, out=magnitudes[0, :, frames])
+        return (magnitudes,)
+
+    def spectrogram(self, segment: FloatArray, frames: slice) -> ComplexArray:
+        """Spectrogram of some frames of a segment [shape=(2, freq, frame), complex64]."""
+        n_fft, hop = self.config.n_fft, self.config.hop
+        return stft(segment[:, frames.start * hop : (frames.stop - 1) * hop + n_fft], n_fft=n_fft, hop=hop)
+
+    def _chunks(self) -> Iterator[slice]:
+        """The frames of a segment, a few at a time."""
+        n_frames = self.config.n_frames
+        return (slice(i, min(i + _CHUNK_FRAMES, n_frames)) for i in range(0, n_frames, _CHUNK_FRAMES))
 
     def inverse(
         self,
         outputs: Sequence[FloatArray],
-        spec: ComplexArray,
+        segment: FloatArray,
         groups: Sequence[Sequence[int]],
         *,
         index: int = 0,
@@ -129,7 +142,7 @@ class SpleeterTransform:
         """Stems of a segment.
 
         outputs : the network's, (estimates [shape=(1, stem, 2, T, F), float32],)
-        spec : from `forward`
+        segment : as it was given to `forward`; its spectrogram is computed again, which costs less than keeping it
         groups : which of the network's stems make up each stem of the result
         index : number of the segment, which decides how it fades into its neighbours
         wiener_filter : of the whole track, where the Wiener filter is asked for
@@ -140,12 +153,13 @@ class SpleeterTransform:
         if self._stride_frames < config.n_frames:
             fade = crossfade_weights(config.n_frames, self._stride_frames, index)
         out = np.zeros((len(groups), config.n_channels, self.segment), np.float32)
-        for start in range(0, config.n_frames, _CHUNK_FRAMES):
-            frames = slice(start, start + _CHUNK_FRAMES)
-            mix = spec[..., frames] if fade is None else spec[..., frames] * fade[frames]
+        for frames in self._chunks():
+            mix = self.spectrogram(segment, frames)
+            if fade is not None:
+                mix *= fade[frames]
             for target, stem in zip(out, self._stems(mix, estimates[..., frames], groups, wiener_filter), strict=True):
                 samples = istft(stem, hop=config.hop)
-                target[:, start * config.hop :][:, : samples.shape[-1]] += samples
+                target[:, frames.start * config.hop :][:, : samples.shape[-1]] += samples
         return out
 
     def _stems(
