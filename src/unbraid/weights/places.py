@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_folder", "home_folder"]
+__all__ = ["cache_folder", "downloads_folder", "home_folder", "models_folder"]
 
 
 def home_folder() -> Path:
-    """Where models live: $UNBRAID_HOME, else the platform's folder for a user's data."""
+    """All that Unbraid keeps: $UNBRAID_HOME, else the platform's folder for a user's data."""
     from platformdirs import user_data_path
 
     return Path(os.environ.get("UNBRAID_HOME") or user_data_path("unbraid", appauthor=False))
+
+
+def models_folder() -> Path:
+    """Where models are installed, a folder each."""
+    return home_folder() / "models"
+
+
+def downloads_folder() -> Path:
+    """Where files are until they are converted, and what remains of an interrupted download."""
+    return home_folder() / "downloads"
 
 
 def cache_folder() -> Path:

@@ -26,6 +26,7 @@ from unbraid.errors import ModelError
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.graph import network
 from unbraid.models.spleeter.transform import SpleeterTransform
+from unbraid.weights.model_file import DESCRIPTION, read_model_file
 
 __all__ = ["DEFAULT_MODEL", "Model", "available_models", "load_model", "network_of"]
 
@@ -100,10 +101,11 @@ def _builtin(name: str) -> Model:
 
 
 def _folder(name: str, folder: Path) -> Model:
+    if not (folder / DESCRIPTION).is_file():
+        raise ModelError(f"'{folder}' is not a model folder: it has no {DESCRIPTION}")
+    described = read_model_file(folder)
     weights = folder / "weights.safetensors"
-    if not weights.is_file():
-        raise ModelError(f"'{folder}' is not a model folder: it has no weights.safetensors")
-    config = SpleeterConfig.from_json(folder / "config.json")
+    config = described.networks[0].config
     return _model(name, config, [weights], lambda: _read_safetensors(weights))
 
 
