@@ -17,6 +17,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("UNBRAID_HOME", str(folder))
         patch.delenv("UNBRAID_MODEL", raising=False)
         patch.delenv("MODEL_PATH", raising=False)
+        patch.setenv("UNBRAID_OFFLINE", "1")  # no test asks the internet
         yield folder
 
 

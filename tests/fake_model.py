@@ -1,17 +1,17 @@
 """Models for tests: one whose network is a line of NumPy, and a real one, small and random."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from unbraid.datatypes import FloatArray
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.graph import parameter_shapes
+from unbraid.weights.folder import write_model
+from unbraid.weights.model_file import ModelFile, NetworkPart
 
 STEMS = ("vocals", "drums", "bass")
 
@@ -45,7 +45,6 @@ def write_model_folder(folder: Path, *, stems: Sequence[str] = ("vocals", "drums
         else rng.normal(0, (2 / max(1, int(np.prod(shape[1:])))) ** 0.5, shape).astype(np.float32)
         for name, shape in parameter_shapes(config).items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config.to_json()))
-    save_file(state, folder / "weights.safetensors")
+    network = NetworkPart("spleeter", config)
+    write_model(folder, ModelFile("tiny", config.stems, config.sample_rate, (network,), 0, ""), state)
     return folder

@@ -1,7 +1,7 @@
 """Whatever a file, a name or an option is like: one clear line, or sound stems; and the rest of the batch is done."""
 
-import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -287,7 +287,7 @@ def test_an_unknown_engine_is_one_line(
 
 
 def damaged(place: Path, model: Path, file: str, change: Callable[[bytes], bytes | None]) -> Path:
-    """A copy of the model folder in which one file is changed, or missing."""
+    """A copy of the model folder in which one file is changed, or missing; weights as long as the description says."""
     place.mkdir()
     for path in model.iterdir():
         content: bytes | None = path.read_bytes()
@@ -295,11 +295,15 @@ def damaged(place: Path, model: Path, file: str, change: Callable[[bytes], bytes
             content = change(path.read_bytes())
         if content is not None:
             (place / path.name).write_bytes(content)
+    if change in (without_a_weight, misshapen):
+        description = place / "model.toml"
+        size = (place / "weights.safetensors").stat().st_size
+        description.write_text(re.sub(r"size = \d+", f"size = {size}", description.read_text()))
     return place
 
 
-def with_key(**values: object) -> Callable[[bytes], bytes]:
-    return lambda content: json.dumps({**json.loads(content), **values}).encode()
+def with_line(old: str, new: str, count: int = -1) -> Callable[[bytes], bytes]:
+    return lambda content: content.decode().replace(old, new, count).encode()
 
 
 def without_a_weight(content: bytes) -> bytes:
@@ -323,18 +327,22 @@ def not_finite(content: bytes) -> bytes:
 MODELS = [
     pytest.param(file, change, words, id=name)
     for name, file, change, words in [
-        ("no configuration", "config.json", lambda content: None, ("config.json", "No such file")),
-        ("configuration cut", "config.json", lambda content: content[:50], ("config.json", "not JSON")),
-        ("configuration not text", "config.json", lambda content: b"\xff\xfe\x00", ("config.json", "not JSON")),
-        ("configuration a list", "config.json", lambda content: b"[]", ("config.json", "not a JSON object")),
-        ("unknown key", "config.json", with_key(frame_lenght=4096), ("frame_lenght", "'frame_length'")),
-        ("impossible value", "config.json", with_key(F=1000), ("n_bins (F)", "multiple of 64")),
-        ("fewer stems", "config.json", with_key(instrument_list=["vocals", "rest"]), ("weights", "stems.2.")),
-        ("more stems", "config.json", with_key(instrument_list=list("abcde")), ("weights", "stems.4.")),
-        ("no weights", "weights.safetensors", lambda content: None, ("no weights.safetensors",)),
-        ("weights cut", "weights.safetensors", lambda content: content[:5000], ("cannot read the weights",)),
-        ("weights empty", "weights.safetensors", lambda content: b"", ("cannot read the weights",)),
-        ("weights zeroed", "weights.safetensors", lambda content: bytes(5000), ("cannot read the weights",)),
+        ("no description", "model.toml", lambda content: None, ("not a model folder", "model.toml")),
+        ("description cut", "model.toml", lambda content: content[:-5], ("model.toml", "not TOML")),
+        ("description not text", "model.toml", lambda content: b"\xff\xfe\x00", ("model.toml", "not TOML")),
+        ("description empty", "model.toml", lambda content: b"", ("model.toml", "format must be 1")),
+        ("of the future", "model.toml", with_line("format = 1", "format = 2"), ("format must be 1, got 2",)),
+        ("unknown key", "model.toml", with_line("name =", "nmae ="), ("'nmae'", "'name'")),
+        ("unknown setting", "model.toml", with_line("frame_length", "frame_lenght"), ("frame_lenght", "'frame_length'")),
+        ("impossible value", "model.toml", with_line("F = 1024", "F = 1000"), ("n_bins (F)", "multiple of 64")),
+        ("unknown family", "model.toml", with_line('"spleeter"', '"splitter"'), ("unknown family", "'splitter'")),
+        ("fewer stems", "model.toml", with_line('    "other",\n', ""), ("weights", "stems.3.")),
+        ("more stems", "model.toml", with_line('    "other",\n', '    "other",\n    "rest",\n'), ("stems.4.",)),
+        ("stems differ", "model.toml", with_line('"other"', '"rest"', count=1), ("stems must be those of its networks",)),
+        ("no weights", "weights.safetensors", lambda content: None, ("weights.safetensors", "No such file")),
+        ("weights cut", "weights.safetensors", lambda content: content[:5000], ("damaged", "5000 bytes, expected")),
+        ("weights empty", "weights.safetensors", lambda content: b"", ("damaged", "0 bytes, expected")),
+        ("weights zeroed", "weights.safetensors", lambda content: bytes(len(content)), ("weights.safetensors",)),
         ("a weight missing", "weights.safetensors", without_a_weight, ("weights", "is missing")),
         ("a weight misshapen", "weights.safetensors", misshapen, ("weights", "must be (")),
         ("weights not numbers", "weights.safetensors", not_finite, ("weights", "not finite")),

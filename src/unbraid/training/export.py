@@ -1,23 +1,23 @@
-"""Write a trained network as a model folder: `config.json` with plain numbers and `weights.safetensors` in float16."""
+"""Write a trained network as a model folder, its weights in float16."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
+from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.shared_unet import SharedUNet
 from unbraid.training.prepare import STEMS
+from unbraid.weights.folder import write_model
+from unbraid.weights.model_file import ModelFile, NetworkPart
 
 __all__ = ["balanced_state", "save_model"]
 
 
 def save_model(network: SharedUNet, folder: Path, *, separation_exponent: int = 1, n_frames: int = 512) -> None:
-    """Write the model folder; each file appears whole.
+    """Write the model folder, which appears whole.
 
     Parameters
     ----------
@@ -30,31 +30,31 @@ def save_model(network: SharedUNet, folder: Path, *, separation_exponent: int = 
     n_frames : int
         Frames of a block at separation (T).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = network.config
-    description = {
-        "sample_rate": 44100,
-        "frame_length": 4096,
-        "frame_step": 1024,
-        "T": n_frames,
-        "F": config.n_bins,
-        "n_channels": config.n_channels,
-        "instrument_list": list(STEMS),
-        "mask_extension": "average",
-        "separation_exponent": separation_exponent,
-        "model": {"type": "unet.shared_unet", "params": dataclasses.asdict(config)},
-    }
+    shared = network.config
+    config = SpleeterConfig(
+        stems=STEMS,
+        n_frames=n_frames,
+        n_bins=shared.n_bins,
+        n_channels=shared.n_channels,
+        separation_exponent=separation_exponent,
+        mask_extension="average",
+        network="unet.shared_unet",
+        shared_unet=shared,
+    )
+    model = ModelFile(
+        name=folder.name,
+        stems=config.stems,
+        sample_rate=config.sample_rate,
+        networks=(NetworkPart("spleeter", config),),
+        weights_size=0,
+        weights_sha256="",
+    )
     tensors = {
-        name: value.detach().to(torch.float16).contiguous()
+        name: value.detach().to(torch.float16).contiguous().numpy()
         for name, value in balanced_state(network).items()
         if value.is_floating_point()
     }
-    temporary = folder / "weights.part"
-    temporary.write_bytes(save(tensors))
-    temporary.replace(folder / "weights.safetensors")
-    temporary = folder / "config.part"
-    temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / "config.json")
+    write_model(folder, model, tensors)
 
 
 def balanced_state(network: SharedUNet) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
-"""Model folders: how one is written, and how it is checked."""
+"""Model folders: where they are, how one is written, and how it is checked."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,12 +13,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from unbraid.errors import ModelError
+from unbraid.errors import ModelError, UsageError
 from unbraid.weights.convert.network import check_tensors
 from unbraid.weights.model_file import DESCRIPTION, WEIGHTS, ModelFile, format_model_file, read_model_file
+from unbraid.weights.places import models_folder
 from unbraid.weights.tensors import read_tensors, write_tensors
 
-__all__ = ["CARD", "check_weights", "sha256_of", "verify_model", "write_model"]
+__all__ = ["CARD", "check_weights", "installed_folder", "installed_models", "sha256_of", "verify_model", "write_model"]
 
 CARD = "card.md"
 
@@ -53,6 +55,24 @@ def write_model(folder: Path, model: ModelFile, tensors: Mapping[str, NDArray[An
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return model
+
+
+def installed_folder(name: str) -> Path:
+    """Where the model of that name is, or would be; UsageError for what cannot be a name."""
+    if not re.fullmatch(r"\w[\w.+-]*(:[\w.+-]+)?", name, re.ASCII) or len(name) > 100:
+        raise UsageError(f"a model's name is made of letters, digits, '.', '_', '+', '-', 100 at most; got '{name}'")
+    return models_folder() / name.replace(":", "-")
+
+
+def installed_models() -> dict[str, Path]:
+    """Folders of the installed models by name, sorted; where a description is damaged, the folder's name stands for it."""
+    found = {}
+    for path in models_folder().glob(f"[!.]*/{DESCRIPTION}"):
+        try:
+            found[read_model_file(path.parent).name] = path.parent
+        except ModelError:
+            found[path.parent.name] = path.parent
+    return dict(sorted(found.items()))
 
 
 def check_weights(folder: Path, model: ModelFile) -> Path:

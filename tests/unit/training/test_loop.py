@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from unbraid.training.loop import (
     stem_spectra,
     train,
 )
+from unbraid.weights.model_file import read_model_file
 
 MODEL = SharedUNetConfig(n_bins=64, widths=(8, 8), tdf_divisor=2)
 CONFIG = LoopConfig(n_fft=256, hop=64, n_frames=32, batch_size=2, warm_up_steps=5, peak_rate=1e-2, p_equalise=0.0)
@@ -151,8 +151,10 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 def test_a_model_folder_is_complete_and_readable(tmp_path: Path) -> None:
     network = start(MODEL, CONFIG, 5).average
     save_model(network, tmp_path / "model", separation_exponent=2, n_frames=64)
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "weights.safetensors"]
-    config = SpleeterConfig.from_json(json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8")))
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.toml", "weights.safetensors"]
+    (part,) = read_model_file(tmp_path / "model").networks
+    config = part.config
+    assert isinstance(config, SpleeterConfig)
     assert config.shared_unet == MODEL
     assert config.stems == ("vocals", "drums", "bass", "other")
     assert (config.n_frames, config.separation_exponent, config.mask_extension) == (64, 2, "average")
