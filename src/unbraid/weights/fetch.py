@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from unbraid.errors import ModelError
 from unbraid.weights.addresses import Plan, RemoteFile, plan_of, without_password
 from unbraid.weights.download import AddressError, Report, download, open_client
-from unbraid.weights.hashes import HASHES, record_hash, recorded_hashes, sha256_of
+from unbraid.weights.folder import sha256_of
+from unbraid.weights.hashes import HASHES, record_hash, recorded_hashes
 from unbraid.weights.part import Part, locked, writing
 
 if TYPE_CHECKING:
@@ -85,10 +86,10 @@ def fetch(file: RemoteFile, folder: Path, *, on_progress: Callable[[FetchProgres
     if there is not None:
         return there
     if os.environ.get("UNBRAID_OFFLINE", "0") not in ("", "0"):
+        addresses = " or ".join(map(without_password, plan.file.addresses))
         raise ModelError(
-            f"cannot fetch {file.name!r}: no good copy is in {str(folder)!r}, and UNBRAID_OFFLINE is set; unset that, or "
-            f"download {' or '.join(map(without_password, plan.file.addresses))} elsewhere and run 'unbraid models "
-            "import PATH'"
+            f"cannot fetch {file.name!r}: no good copy is in {str(folder)!r}, and UNBRAID_OFFLINE is set; unset it, or "
+            f"download {addresses} elsewhere and run 'unbraid models import PATH'"
         )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,8 @@ def _fetch(client: httpx.Client, plan: Plan, path: Path, part: Part, report: Rep
     settings = f" (with {', '.join(plan.settings)})" if plan.settings else ""
     raise ModelError(
         f"cannot fetch {path.name!r}{settings}: {'; '.join(failures) or 'no address of it is known'}{kept}; try again "
-        "later, set UNBRAID_MIRROR to an address that has it, or download it by hand and run 'unbraid models import PATH'"
+        "later, set UNBRAID_MIRROR to an address that has it, or download it by hand and run 'unbraid models import "
+        "PATH'"
     )
 
 

@@ -1,8 +1,7 @@
-"""SHA-256 of files, and those that were recorded at a first download, because nobody publishes them in full."""
+"""The SHA-256 of files for which nobody publishes it in full, as recorded at the first download."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -11,26 +10,9 @@ from pathlib import Path
 from unbraid.errors import ModelError
 from unbraid.weights.part import locked, sync_folder, writing
 
-__all__ = ["HASHES", "record_hash", "recorded_hashes", "sha256_of"]
+__all__ = ["HASHES", "record_hash", "recorded_hashes"]
 
 HASHES = "hashes.json"
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as 64 hex digits.
-
-    Raises
-    ------
-    ModelError : the file cannot be read
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise ModelError(f"cannot read {str(path)!r}: {error.strerror or error}; remove it to fetch it anew") from error
-    return digest.hexdigest()
 
 
 def recorded_hashes(folder: Path) -> dict[str, str]:

@@ -21,10 +21,11 @@ def writing(path: Path) -> Iterator[None]:
     """Raise a ModelError about this file or folder in place of an error of the system."""
     try:
         yield
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter from locks
+        reason = getattr(error, "strerror", None) or error
         raise ModelError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; make room or give yourself the right to, or set "
-            "UNBRAID_HOME to another folder"
+            f"cannot write {str(path)!r}: {reason}; make room or give yourself the right to, or set UNBRAID_HOME to "
+            "another folder"
         ) from error
 
 
