@@ -124,8 +124,7 @@ def catalog() -> Mapping[str, Entry]:
     """Every published model by its name, in the order of the file."""
     with _PATH.open("rb") as file:
         content = tomllib.load(file)
-    models, licences = content["models"], content["licences"]
-    return MappingProxyType({name: _entry(name, models, licences) for name in models})
+    return MappingProxyType({name: _entry(name, content) for name in content["models"]})
 
 
 def find(name: str) -> Entry:
@@ -143,27 +142,23 @@ def find(name: str) -> Entry:
     return models[name]
 
 
-def _entry(name: str, models: Mapping[str, Any], licences: Mapping[str, Any]) -> Entry:
-    table = models[name]
+def _entry(name: str, content: Mapping[str, Any]) -> Entry:
+    facts = _facts(content["models"][name], content)
+    licence = content["licences"][facts["licence"]]
+    facts |= {"licence": licence["name"], "licence_url": licence["url"], "licence_note": licence["note"]}
+    facts["warnings"] = (*facts.get("warnings", ()), *([licence["warning"]] if "warning" in licence else ()))
+    facts["stems"] = tuple(facts["stems"])
+    facts["files"] = tuple(_file(file, facts["family"]) for file in facts["files"])
+    facts["scores"] = tuple(_score(score) for score in facts.get("scores", ()))
+    return Entry(name, **facts)
+
+
+def _facts(table: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a model, with what its set, or the model that it is a variant of, says."""
     if "variant_of" in table:
-        original = models[table["variant_of"]]
-        config = original["config"] | table["config"]
-        table = original | {"scores": []} | table | {"config": config}
-    licence = licences[table["licence"]]
-    warnings = (*table.get("warnings", ()), *([licence["warning"]] if "warning" in licence else ()))
-    return Entry(
-        **table
-        | {
-            "name": name,
-            "stems": tuple(table["stems"]),
-            "licence": licence["name"],
-            "licence_url": licence["url"],
-            "licence_note": licence["note"],
-            "warnings": warnings,
-            "files": tuple(_file(file, table["family"]) for file in table["files"]),
-            "scores": tuple(_score(score) for score in table.get("scores", ())),
-        }
-    )
+        original = _facts(content["models"][table["variant_of"]], content)
+        return original | {"scores": []} | dict(table) | {"config": original["config"] | table["config"]}
+    return {key: value for key, value in (content["sets"][table["set"]] | dict(table)).items() if key != "set"}
 
 
 def _file(table: Mapping[str, Any], family: str) -> CatalogFile:
