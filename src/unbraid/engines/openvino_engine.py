@@ -153,7 +153,8 @@ def _compile(core: Any, network: Network, config: dict[str, Any]) -> Any:
     for parameter in list(model.get_parameters()):
         name = parameter.get_friendly_name()
         if name in weights:
-            value = np.ascontiguousarray(weights[name], dtype=np.float32)
+            # OpenVINO shares only what it could write to, which weights mapped from a file are not.
+            value = np.require(weights[name], np.float32, ["C", "W"])
             constant = opset13.constant(value, shared_memory=True)
             parameter.output(0).replace(constant.output(0))
             model.remove_parameter(parameter)

@@ -12,7 +12,6 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from unbraid.errors import ModelError
 from unbraid.weights.convert.crc32c import crc32c, masked
+from unbraid.weights.tensors import is_tensor_name, map_file, shaped
 
 __all__ = ["read_bundle"]
 
@@ -29,8 +29,11 @@ _FOOTER_SIZE = 48
 _MAGIC = 0xDB4775248B80FB57
 _TRAILER_SIZE = 5  # kind of compression, CRC-32C
 
-# The index of the largest official model has 12 kB. Anything this large is not a network for music.
-_LARGEST_INDEX = 1 << 26
+# The index of the largest official model has 13 kB, its longest name 40. Keys are stored without what they share with
+# the one before, so that without a limit on their length a small file could stand for any amount of memory.
+_LARGEST_INDEX = 1 << 20
+_LONGEST_KEY = 256
+_MOST_DIMENSIONS = 32
 
 # Numeric members of TensorFlow's DataType.
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -69,9 +72,10 @@ class _Entry:
 
 
 def read_bundle(prefix: Path) -> dict[str, NDArray[Any]]:
-    """Read every tensor of a checkpoint, each checked against its CRC-32C.
+    """Map every tensor of a checkpoint into memory, each checked against its CRC-32C.
 
     prefix : path of the checkpoint without ``.index``
+    Returns read-only arrays by name. On Windows nothing can remove the files as long as one of them is referred to.
     Raises ModelError, naming file and tensor, for whatever is missing, damaged, or not a numeric little-endian tensor.
     """
     path = prefix.with_name(prefix.name + ".index")
@@ -99,31 +103,26 @@ def read_bundle(prefix: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_shard(path: Path, entries: list[_Entry]) -> dict[str, NDArray[Any]]:
-    """Read the tensors of one data file; nothing is allocated that the file's own size does not cover."""
+    """Map the tensors of one data file; nothing is allocated that the file's own size does not cover."""
     tensors: dict[str, NDArray[Any]] = {}
     end, before = 0, ""
-    with path.open("rb") as file:
-        length = file.seek(0, 2)
-        for entry in sorted(entries, key=lambda entry: (entry.offset, entry.size)):
-            if entry.offset + entry.size > length:
-                raise _Damage(
-                    f"tensor '{entry.name}' ends at byte {entry.offset + entry.size}, but the file has {length} bytes"
-                )
-            if entry.offset < end:
-                raise _Damage(f"tensors '{before}' and '{entry.name}' overlap")
-            end, before = entry.offset + entry.size, entry.name
-            tensors[entry.name] = _read_tensor(file, entry)
+    data = map_file(path)
+    for entry in sorted(entries, key=lambda entry: (entry.offset, entry.size)):
+        if entry.offset + entry.size > len(data):
+            raise _Damage(
+                f"tensor '{entry.name}' ends at byte {entry.offset + entry.size}, but the file has {len(data)} bytes"
+            )
+        if entry.offset < end:
+            raise _Damage(f"tensors '{before}' and '{entry.name}' overlap")
+        end, before = entry.offset + entry.size, entry.name
+        raw = data[entry.offset : end]
+        if masked(crc32c(raw)) != entry.crc:
+            raise _Damage(f"tensor '{entry.name}' does not match its checksum")
+        try:
+            tensors[entry.name] = shaped(raw, entry.dtype, entry.shape)
+        except ValueError as error:
+            raise _Damage(f"tensor '{entry.name}' has an impossible shape") from error
     return tensors
-
-
-def _read_tensor(file: BufferedReader, entry: _Entry) -> NDArray[Any]:
-    file.seek(entry.offset)
-    raw = np.empty(entry.size, np.uint8)
-    if file.readinto(raw.data) != entry.size:
-        raise _Damage(f"the file ends within tensor '{entry.name}'")
-    if masked(crc32c(raw)) != entry.crc:
-        raise _Damage(f"tensor '{entry.name}' does not match its checksum")
-    return raw.view(entry.dtype).reshape(entry.shape)
 
 
 def _parse_index(index: bytes) -> tuple[int, list[_Entry]]:
@@ -187,6 +186,8 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, at = _varint(block, at)
         if shared > len(key) or at + rest + length > end:
             raise _Damage("a block's entry reaches beyond its end")
+        if shared + rest > _LONGEST_KEY:
+            raise _Damage(f"a name in it has {shared + rest} bytes, more than {_LONGEST_KEY}")
         key = key[:shared] + block[at : at + rest]
         at += rest + length
         yield key, block[at - length : at]
@@ -269,10 +270,9 @@ def _parse_header(value: bytes) -> int:
 
 def _parse_entry(key: bytes, value: bytes, n_shards: int) -> _Entry:
     """BundleEntryProto: 1 dtype, 2 shape, 3 shard, 4 offset, 5 size, 6 CRC-32C, 7 slices."""
-    try:
-        name = key.decode()
-    except UnicodeDecodeError as error:
-        raise _Damage(f"{key!r} is no name of a tensor") from error
+    name = key.decode("utf-8", "surrogateescape")
+    if not is_tensor_name(name):
+        raise _Damage(f"{key[:40]!r} is no name of a tensor")
     fields = _fields(value)
     if 7 in fields:
         raise _Damage(f"tensor '{name}' is stored in slices, which is not supported")
@@ -281,11 +281,11 @@ def _parse_entry(key: bytes, value: bytes, n_shards: int) -> _Entry:
         raise _Damage(f"tensor '{name}' is not numeric (TensorFlow data type {_number(fields, 1)})")
     # TensorShapeProto: 2 dimensions (each: 1 size), 3 unknown rank
     shapes = [_message(shape) for shape in fields.get(2, [])]
-    if len(shapes) > 1 or any(_number(shape, 3) for shape in shapes):
-        raise _Damage(f"tensor '{name}' has no definite shape")
+    if len(shapes) > 1 or any(_number(shape, 3) or len(shape.get(2, [])) > _MOST_DIMENSIONS for shape in shapes):
+        raise _Damage(f"tensor '{name}' has no definite shape of at most {_MOST_DIMENSIONS} dimensions")
     shape = tuple(_number(_message(dim), 1) for fields in shapes for dim in fields.get(2, []))
     entry = _Entry(name, dtype, shape, _number(fields, 3), _number(fields, 4), _number(fields, 5), _number(fields, 6))
-    if len(shape) > 32 or max(shape, default=0) > 1 << 40 or math.prod(shape) * dtype.itemsize != entry.size:
+    if max(shape, default=0) > 1 << 40 or math.prod(shape) * dtype.itemsize != entry.size:
         raise _Damage(f"tensor '{name}' of shape {shape} and type {dtype} cannot have {entry.size} bytes")
     if entry.shard >= n_shards:
         raise _Damage(f"tensor '{name}' is in data file {entry.shard} of {n_shards}")

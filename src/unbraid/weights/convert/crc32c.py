@@ -22,19 +22,30 @@ _DEGREES = (5685, 1362, 426)  # of T, but for the 1
 # TensorFlow stores rotated CRCs plus this number, as a CRC of data that holds its own CRC is of no use (crc32c.h).
 _MASK_DELTA = 0xA282EAD8
 
+# How much is taken at once, as it is copied to be folded: little enough for the processor's cache.
+_PIECE = 1 << 22
+
 
 def crc32c(data: bytes | NDArray[np.uint8]) -> int:
     """Return the CRC-32C of the bytes, as RFC 3720 defines it: 0xE3069283 for b"123456789"."""
     message = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    crc = 0
+    for start in range(0, len(message), _PIECE):
+        crc = _continued(crc, message[start : start + _PIECE])
+    return crc
+
+
+def _continued(crc: int, message: NDArray[np.uint8]) -> int:
+    """Return the CRC of what `crc` is of, with the message after it."""
     # Zeros ahead of a message do not change the remainder; a four byte preset is XORed onto its start.
-    folded = np.concatenate([np.zeros(max(0, 4 - len(message)), np.uint8), message])
+    preset = crc ^ 0xFFFFFFFF
     start = max(0, 4 - len(message))
-    preset = np.full(min(4, len(message)), 0xFF, np.uint8)
-    folded[start : start + 4] ^= preset
+    folded = np.concatenate([np.zeros(start, np.uint8), message])
+    folded[start : start + 4] ^= np.frombuffer(preset.to_bytes(4, "little"), np.uint8)[: len(message)]
     remainder = _by_tables(_fold(folded))
     if len(message) < 4:
         # The rest of the preset hangs over the end, where it meets the remainder itself.
-        remainder ^= 0xFFFFFFFF >> (8 * len(message))
+        remainder ^= preset >> (8 * len(message))
     return remainder ^ 0xFFFFFFFF
 
 

@@ -18,6 +18,9 @@ __all__ = ["latest_checkpoint", "read_checkpoint", "spleeter_state"]
 
 _N_LAYERS = 6  # of the encoder, and of the decoder
 
+# In bytes: with ``.data-00000-of-00001`` after it, it is the name of a file, which has at most 255.
+_LONGEST_NAME = 235
+
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 # What the optimisers of Spleeter (Adam, SGD, Adadelta) keep beside the weights.
@@ -43,13 +46,18 @@ def latest_checkpoint(folder: Path) -> Path:
             text = file.read(1 << 16).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"cannot read '{pointer}': {error}; unpack the model's archive again") from error
-    match = re.search(r'^\s*model_checkpoint_path:\s*"([^"\n]*)"', text, re.MULTILINE)
+    match = re.search(r'^[ \t]*model_checkpoint_path:\s*"([^"\n]*)"', text, re.MULTILINE)
     # TensorFlow writes the whole path on the machine that trained; the files lie beside `checkpoint`, or nowhere.
     path = match.group(1) if match else ""
     name = re.split(r"[/\\]", path)[-1]
-    if not name or name in (".", "..") or re.search(r'[\x00-\x1f/\\:*?"<>|]', name):
+    if (
+        name in ("", ".", "..")
+        or not name.isprintable()
+        or re.search(r'[:*?"<>|]', name)
+        or len(name.encode()) > _LONGEST_NAME
+    ):
         raise ModelError(
-            f"cannot use '{pointer}': it must name a checkpoint of its own folder, got {path!r}; "
+            f"cannot use '{pointer}': it must name a checkpoint of its own folder, got {path[:200]!r}; "
             'write model_checkpoint_path: "model" with the name of the .index file'
         )
     prefix = folder / name
@@ -59,9 +67,10 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def read_checkpoint(prefix: Path) -> dict[str, NDArray[Any]]:
-    """Read every tensor of a TensorFlow checkpoint by its name, each checked against its CRC-32C.
+    """Map every tensor of a TensorFlow checkpoint by its name, each checked against its CRC-32C.
 
     prefix : path of the checkpoint without ``.index``, from `latest_checkpoint`
+    Returns read-only arrays that lie in the checkpoint's files.
     Raises ModelError, naming file and tensor, for whatever is missing or damaged.
     """
     return read_bundle(prefix)
@@ -75,7 +84,7 @@ def spleeter_state(checkpoint: Mapping[str, NDArray[Any]], stems: Sequence[str])
 
     checkpoint : tensors by TensorFlow's names; float32
     stems : names of the stems in the order of the configuration's instrument_list
-    Returns float32 arrays by the module's names, ``stems.0.encoder.0.conv.weight`` (out, in, height, width) and so on.
+    Returns views of them by the module's names, ``stems.0.encoder.0.conv.weight`` (out, in, height, width) and so on.
     Raises ModelError where a tensor is missing, of another shape than the rest asks for, not finite, or left over.
     """
     n_channels, n_filters = _sizes(checkpoint, stems)
@@ -154,17 +163,15 @@ def _tensor(checkpoint: Mapping[str, NDArray[Any]], name: str, stem: str) -> NDA
 
 
 def _converted(checkpoint: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...], stem: str) -> FloatArray:
-    """Return a tensor in torch's axis order, checked."""
+    """Return a view of a tensor in torch's axis order, checked."""
     tensor = _tensor(checkpoint, name, stem)
     if tensor.shape != shape or tensor.dtype != np.float32:
         raise ModelError(
             f"cannot use checkpoint: tensor '{name}' of stem '{stem}' is {tensor.dtype} of shape {tensor.shape}, "
             f"expected float32 of shape {shape}"
         )
-    if not np.isfinite(tensor).all():
+    # The extremes pass on NaN, and no array of answers is needed.
+    if tensor.size and not np.isfinite([tensor.min(), tensor.max()]).all():
         raise ModelError(f"cannot use checkpoint: tensor '{name}' of stem '{stem}' holds NaN or infinity")
     # (height, width, in, out) -> (out, in, height, width); transposed convolutions have in and out exchanged in both.
-    converted: FloatArray = np.ascontiguousarray(
-        tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor, np.float32
-    )
-    return converted
+    return tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor
