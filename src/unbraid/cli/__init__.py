@@ -13,6 +13,7 @@ import typer
 import unbraid
 from unbraid.cli.demo import demo
 from unbraid.cli.doctor import doctor
+from unbraid.cli.models import models
 from unbraid.cli.render import one_line
 from unbraid.cli.separate import separate
 from unbraid.errors import UnbraidError
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(separate)
 app.command()(demo)
 app.command()(doctor)
+app.add_typer(models, name="models")
 
 
 def _version(wanted: bool) -> None:

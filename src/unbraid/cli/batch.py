@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unbraid.cli.downloads import DownloadDisplay
 from unbraid.cli.render import Display
 from unbraid.errors import AudioError, CancelledError, UnbraidError, UsageError
 from unbraid.separation.output import Output, existing_outputs, output_paths
@@ -66,9 +67,13 @@ def run(batch: Batch) -> int:
     check_part(batch.offset_s, batch.duration_s)
     display = Display(batch.show)
     start = time.perf_counter()
-    with Separator(batch.model, options=batch.options, **batch.engine) as separator, display:
+    with DownloadDisplay(quiet=batch.show != "all") as downloads:
+        ready = Separator(batch.model, options=batch.options, on_fetch=downloads.show, **batch.engine)
+    with ready as separator, display:
         if batch.model is None:
-            display.say(f"Model {separator.model_name} (choose another with -m; 'unbraid separate --help')")
+            display.say(
+                f"Model {separator.model_name} (choose another with -m; 'unbraid models list' shows better ones)"
+            )
         if batch.verbose:
             display.say(f"Engine {separator.engine.describe()}, ready in {time.perf_counter() - start:.1f} s")
         stop = threading.Event()

@@ -11,16 +11,18 @@ from pathlib import Path
 __all__ = ["doctor"]
 
 _PACKAGES = ("numpy", "scipy", "openvino", "onnx", "av", "soundfile", "soxr", "safetensors", "onnxruntime", "torch")
-_SETTINGS = ("UNBRAID_MODEL", "UNBRAID_HOME", "MODEL_PATH")
+_SETTINGS = (
+    *("UNBRAID_MODEL", "UNBRAID_HOME", "UNBRAID_OFFLINE", "UNBRAID_MIRROR"),
+    *("MODEL_PATH", "GITHUB_HOST", "GITHUB_REPOSITORY", "GITHUB_RELEASE"),
+)
 
 
 def doctor() -> None:
     """Print versions, engines, devices, folders and models; for bug reports, and to see what is missing."""
     import unbraid
     from unbraid.engines.select import available_engines
-    from unbraid.errors import UnbraidError
-    from unbraid.weights.places import cache_folder, home_folder
-    from unbraid.weights.store import available_models, load_model
+    from unbraid.weights.overview import overview
+    from unbraid.weights.places import cache_folder, models_folder
 
     print(f"unbraid {unbraid.__version__}, Python {platform.python_version()} on {platform.platform()}")
     print(f"  program     {sys.executable}")
@@ -34,16 +36,14 @@ def doctor() -> None:
         print(f"  {engine.name:<12}{state}")
     print("Folders and settings")
     cache = cache_folder()
-    print(f"  models      {home_folder()}")
+    print(f"  models      {models_folder()}")
     print(f"  cache       {cache} ({_size(cache)} of compiled networks; may be deleted at any time)")
     for name in _SETTINGS:
         print(f"  {name} = {os.environ.get(name, '(not set)')}")
-    print("Models")
-    for name in available_models():
-        try:
-            print(f"  {name:<23}ready: {', '.join(stem for stem, _ in load_model(name).stems)}")
-        except UnbraidError as error:
-            print(f"  {name:<23}not here: {error}")
+    print("Models here ('unbraid models list' shows all)")
+    for row in overview():
+        if row.state not in ("available", "later"):
+            print(f"  {row.name:<23}{row.state}: {', '.join(row.stems)}")
 
 
 def _version(package: str) -> str:

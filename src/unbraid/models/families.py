@@ -8,7 +8,10 @@ from typing import Any
 
 from unbraid.errors import ModelError
 
-__all__ = ["FAMILIES", "Family", "family"]
+__all__ = ["FAMILIES", "RUNNABLE", "Family", "family"]
+
+# Those that this version can separate with.
+RUNNABLE = frozenset({"spleeter"})
 
 
 @dataclass(frozen=True)
@@ -18,13 +21,11 @@ class Family:
     read : makes its configuration of plain data (numbers, strings, lists), or raises ModelError
     write : the other way round
     shapes : names and shapes of a network's tensors by its configuration
-    runs : whether this version can separate with it
     """
 
     read: Callable[[Mapping[str, Any]], Any]
     write: Callable[[Any], dict[str, Any]]
     shapes: Callable[[Any], dict[str, tuple[int, ...]]]
-    runs: bool
 
 
 def family(name: str) -> Family:
@@ -43,35 +44,35 @@ def _spleeter() -> Family:
         # Where the checkpoint lay and what trained it say nothing of the network.
         return replace(config, model_dir=None, training={}).to_json()
 
-    return Family(SpleeterConfig.from_json, write, parameter_shapes, runs=True)
+    return Family(SpleeterConfig.from_json, write, parameter_shapes)
 
 
 def _demucs() -> Family:
     from unbraid.models.demucs.config import DemucsConfig
     from unbraid.models.demucs.state import parameter_shapes
 
-    return Family(DemucsConfig.from_plain, DemucsConfig.to_plain, parameter_shapes, runs=False)
+    return Family(DemucsConfig.from_plain, DemucsConfig.to_plain, parameter_shapes)
 
 
 def _hdemucs() -> Family:
     from unbraid.models.hdemucs.config import HDemucsConfig
     from unbraid.models.hdemucs.state import parameter_shapes
 
-    return Family(HDemucsConfig.from_plain, HDemucsConfig.to_plain, parameter_shapes, runs=False)
+    return Family(HDemucsConfig.from_plain, HDemucsConfig.to_plain, parameter_shapes)
 
 
 def _htdemucs() -> Family:
     from unbraid.models.htdemucs.config import HTDemucsConfig
     from unbraid.models.htdemucs.state import parameter_shapes
 
-    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes, runs=False)
+    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes)
 
 
 def _openunmix() -> Family:
     from unbraid.models.openunmix.config import OpenUnmixConfig
     from unbraid.models.openunmix.state import parameter_shapes
 
-    return Family(OpenUnmixConfig.from_plain, OpenUnmixConfig.to_plain, parameter_shapes, runs=False)
+    return Family(OpenUnmixConfig.from_plain, OpenUnmixConfig.to_plain, parameter_shapes)
 
 
 FAMILIES: Mapping[str, Callable[[], Family]] = {

@@ -21,8 +21,9 @@ from unbraid.errors import AudioError, UsageError
 from unbraid.separation.output import Output, output_paths, write_stems
 from unbraid.separation.pipeline import Source, stream_stems
 from unbraid.separation.plan import Options, make_plan
+from unbraid.weights.fetch import FetchProgress
 from unbraid.weights.places import cache_folder
-from unbraid.weights.store import DEFAULT_MODEL, load_model, network_of
+from unbraid.weights.store import default_model, load_model, network_of
 
 __all__ = ["FileReport", "Separator", "check_part"]
 
@@ -47,13 +48,15 @@ class FileReport:
 class Separator:
     """Takes audio apart with one model; several threads may use it at once.
 
-    model : a name ("unbraid:4stems"), a model folder or a Spleeter JSON; None for $UNBRAID_MODEL or the built-in one
+    model : a name ("spleeter:4stems"; a published one is fetched unless it is here), a model folder or a Spleeter JSON;
+        None for $UNBRAID_MODEL, else the best one that needs no download
     options : how to separate
     engine : "openvino", "onnxruntime", "torch" or "auto"
     device : "cpu", "cuda", "mps" or "auto"
     precision : "f32", "bf16" or "auto"
     threads : processor threads for the network; None for all
     cache : whether compiled networks are kept on disk for the next start
+    on_fetch : called while a model is fetched; what it raises stops that
 
     Raises
     ------
@@ -70,8 +73,9 @@ class Separator:
         precision: str = "auto",
         threads: int | None = None,
         cache: bool = True,
+        on_fetch: Callable[[FetchProgress], None] | None = None,
     ) -> None:
-        found = load_model(model or os.environ.get("UNBRAID_MODEL") or DEFAULT_MODEL)
+        found = load_model(model or default_model(), on_progress=on_fetch)
         self.plan = make_plan(found, options or Options())
         self.model_name = found.name
         with ThreadPoolExecutor(1, "unbraid-load") as pool:

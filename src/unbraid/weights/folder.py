@@ -65,7 +65,7 @@ def installed_folder(name: str) -> Path:
 
 
 def installed_models() -> dict[str, Path]:
-    """Folders of the installed models by name, sorted; where a description is damaged, the folder's name stands for it."""
+    """Folders of the installed models by name, sorted; a damaged one goes by its folder's name."""
     found = {}
     for path in models_folder().glob(f"[!.]*/{DESCRIPTION}"):
         try:
@@ -81,7 +81,9 @@ def check_weights(folder: Path, model: ModelFile) -> Path:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise ModelError(f"cannot read the weights '{path}': {error.strerror or error}; install the model again") from error
+        raise ModelError(
+            f"cannot read the weights '{path}': {error.strerror or error}; install the model again"
+        ) from error
     if size != model.weights_size:
         raise ModelError(
             f"the weights '{path}' are damaged: {size} bytes, expected {model.weights_size}; install the model again"
@@ -100,7 +102,8 @@ def verify_model(folder: Path, *, on_bytes: Callable[[int], None] | None = None)
     found = sha256_of(path, on_bytes=on_bytes)
     if found != model.weights_sha256:
         raise ModelError(
-            f"the weights '{path}' are damaged: SHA-256 {found}, expected {model.weights_sha256}; install the model again"
+            f"the weights '{path}' are damaged: SHA-256 {found}, expected {model.weights_sha256}; "
+            "install the model again"
         )
     check_tensors(read_tensors(path), model.tensor_shapes(), str(path))
     return model

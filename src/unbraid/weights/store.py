@@ -3,9 +3,10 @@
 | given                            | meaning                                                                       |
 |----------------------------------|-------------------------------------------------------------------------------|
 | ``unbraid:4stems``, ``:2stems``  | built in                                                                      |
-| a folder                         | ``config.json`` and ``weights.safetensors``, as training leaves them          |
+| ``spleeter:4stems``, ``umx`` …   | of the catalogue: installed, or fetched and installed now                     |
+| another name                     | installed by ``unbraid models import``                                        |
+| a folder                         | ``model.toml`` and ``weights.safetensors``, as training leaves them           |
 | a ``.json`` file                 | a Spleeter configuration; its ``model_dir`` holds a TensorFlow checkpoint     |
-| ``spleeter:4stems`` …            | Spleeter's own models, where ``$MODEL_PATH`` holds their checkpoints          |
 """
 
 from __future__ import annotations
@@ -23,16 +24,25 @@ from numpy.typing import NDArray
 
 from unbraid.datatypes import Network
 from unbraid.errors import ModelError
+from unbraid.models.families import RUNNABLE
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.graph import network
 from unbraid.models.spleeter.transform import SpleeterTransform
-from unbraid.weights.model_file import DESCRIPTION, read_model_file
+from unbraid.weights.catalog import Entry, catalog
+from unbraid.weights.fetch import FetchProgress
+from unbraid.weights.folder import check_weights, installed_folder, installed_models
+from unbraid.weights.model_file import DESCRIPTION, ModelFile, read_model_file
+from unbraid.weights.tensors import read_tensors
 
-__all__ = ["DEFAULT_MODEL", "Model", "available_models", "load_model", "network_of"]
+__all__ = ["BUILTIN", "BUILTIN_FOLDER", "Model", "available_models", "default_model", "load_model", "network_of"]
 
-DEFAULT_MODEL = "unbraid:4stems"
-_BUILTIN = Path(__file__).parent.parent / "builtin"
+BUILTIN = ("unbraid:4stems", "unbraid:2stems")
+# What is taken where no model is named: the first of these that is installed, else the first that is built in.
+_PREFERRED = ("spleeter:4stems",)
+BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin" / "4stems"
+
 State = Callable[[], Mapping[str, NDArray[Any]]]
+OnProgress = Callable[[FetchProgress], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +54,7 @@ class Model:
     state : reads its weights, by the names that the network gives them
     files : where the weights are
     stems : names of its results, and the network's stems that are added up in each
-    allows_bf16 : whether its card says that bfloat16 is accurate enough; see docs/decisions/004
+    described : what its folder says of it; None for a checkpoint of another program
     """
 
     name: str
@@ -52,37 +62,49 @@ class Model:
     state: State
     files: tuple[Path, ...]
     stems: tuple[tuple[str, tuple[int, ...]], ...]
-    allows_bf16: bool = False
+    described: ModelFile | None = None
+
+    @property
+    def allows_bf16(self) -> bool:
+        """Whether its card says that bfloat16 is accurate enough; see docs/decisions/004."""
+        return self.described is not None and self.described.allows_bf16
 
 
-def load_model(name: str | os.PathLike[str]) -> Model:
-    """Find a model by its name, folder or file; its weights are not read yet.
+def load_model(name: str | os.PathLike[str], *, on_progress: OnProgress | None = None) -> Model:
+    """Find a model by its name, folder or file, and fetch it if it is published; its weights are not read yet.
+
+    on_progress : called while it is fetched; what it raises stops that
 
     Raises
     ------
-    ModelError : there is no such model, or its configuration is wrong
+    ModelError : there is no such model, it cannot be had or run, or its configuration is wrong
     """
     name = os.fspath(name)
-    if name in available_models():
-        family, stems = name.split(":")
-        return _builtin(name) if family == "unbraid" else _spleeter(name, stems)
+    if name in BUILTIN:
+        return _builtin(name)
+    if name in catalog():
+        return _published(name, catalog()[name], on_progress)
     path = Path(name)
+    if name in installed_models():
+        return _folder(name, installed_models()[name])
     if path.is_dir():
         return _folder(name, path)
     if path.suffix == ".json":
         return _spleeter_json(name, path)
     near = difflib.get_close_matches(name, available_models(), n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ModelError(
-        f"unknown model '{name}'{hint} (a model is one of {', '.join(available_models())}, a model folder, "
-        "or a Spleeter .json file)"
-    )
+    hint = f"did you mean '{near[0]}'?" if near else "'unbraid models list' shows what there is"
+    raise ModelError(f"unknown model '{name}'; {hint} (a model folder or a Spleeter .json file would do too)")
 
 
 def available_models() -> tuple[str, ...]:
-    """Every name that `load_model` knows; those of Spleeter need its weights on this machine."""
-    official = [f"spleeter:{n}stems{band}" for n in (2, 4, 5) for band in ("", "-16kHz")]
-    return ("unbraid:4stems", "unbraid:2stems", *official)
+    """Every name that `load_model` knows: built in, published, and imported."""
+    return tuple(dict.fromkeys((*BUILTIN, *catalog(), *installed_models())))
+
+
+def default_model() -> str:
+    """The model to take where none is named: $UNBRAID_MODEL, else the best that needs no download."""
+    installed = installed_models()
+    return os.environ.get("UNBRAID_MODEL") or next((name for name in _PREFERRED if name in installed), BUILTIN[0])
 
 
 def network_of(model: Model, transform: SpleeterTransform) -> Network:
@@ -92,7 +114,7 @@ def network_of(model: Model, transform: SpleeterTransform) -> Network:
 
 
 def _builtin(name: str) -> Model:
-    model = _folder(name, _BUILTIN / "4stems")
+    model = _folder(name, BUILTIN_FOLDER)
     if name == "unbraid:4stems":
         return model
     vocals = model.transform.stems.index("vocals")
@@ -102,11 +124,43 @@ def _builtin(name: str) -> Model:
 
 def _folder(name: str, folder: Path) -> Model:
     if not (folder / DESCRIPTION).is_file():
-        raise ModelError(f"'{folder}' is not a model folder: it has no {DESCRIPTION}")
+        raise ModelError(
+            f"'{folder}' is not a model folder: it has no {DESCRIPTION}; "
+            "'unbraid models import' takes files of other programs"
+        )
     described = read_model_file(folder)
-    weights = folder / "weights.safetensors"
-    config = described.networks[0].config
-    return _model(name, config, [weights], lambda: _read_safetensors(weights))
+    weights = check_weights(folder, described)
+    _check_runs(name, {part.family for part in described.networks})
+    (part,) = described.networks
+    return replace(_model(name, part.config, [weights], lambda: read_tensors(weights)), described=described)
+
+
+def _check_runs(name: str, families: Iterable[str]) -> None:
+    later = sorted(set(families) - RUNNABLE)
+    if later:
+        raise ModelError(
+            f"cannot separate with '{name}': this version of Unbraid does not run the networks of {later[0]} yet; "
+            "'unbraid models list' shows which models it runs"
+        )
+
+
+def _published(name: str, entry: Entry, on_progress: OnProgress | None) -> Model:
+    """A model of the catalogue, from where it is on this machine, else from where it is published."""
+    _check_runs(name, entry.families)
+    base = catalog()[entry.variant_of or name]
+    config = SpleeterConfig.from_json(entry.config)
+    installed = (installed_folder(base.name) / DESCRIPTION).is_file()
+    # Spleeter keeps its own in $MODEL_PATH, else in a folder of the working directory.
+    given, usual = os.environ.get("MODEL_PATH"), "pretrained_models"
+    checkpoint = Path(given or usual) / base.name.partition(":")[2]
+    if checkpoint.is_dir() and (given or not installed):
+        return _checkpoint(name, config, checkpoint)
+    if not installed:
+        from unbraid.weights.install import install
+
+        install(base, on_progress=on_progress)
+    model = _folder(name, installed_folder(base.name))
+    return replace(model, transform=SpleeterTransform(config))
 
 
 def _spleeter_json(name: str, path: Path) -> Model:
@@ -114,42 +168,20 @@ def _spleeter_json(name: str, path: Path) -> Model:
     if config.model_dir is None:
         raise ModelError(f"cannot use model configuration '{path}': model_dir is missing, so there are no weights")
     places = [Path(os.environ["MODEL_PATH"])] if os.environ.get("MODEL_PATH") else []
-    candidates = [place / config.model_dir for place in (*places, path.parent, Path())]
-    return _checkpoint(name, config, candidates)
-
-
-def _spleeter(name: str, stems: str) -> Model:
-    """Spleeter's own models, by the configurations that it ships."""
-    n_stems = int(stems[0])
-    names = {
-        2: ("vocals", "accompaniment"),
-        4: ("vocals", "drums", "bass", "other"),
-        5: ("vocals", "piano", "drums", "bass", "other"),
-    }[n_stems]
-    conv_activation, deconv_activation = ("LeakyReLU", "ReLU") if n_stems == 2 else ("ELU", "ELU")
-    config = SpleeterConfig(
-        stems=names,
-        model_dir=f"{n_stems}stems",
-        n_bins=1536 if stems.endswith("-16kHz") else 1024,
-        network="unet.softmax_unet" if n_stems == 5 else "unet.unet",
-        conv_activation=conv_activation,
-        deconv_activation=deconv_activation,
-    )
-    # Spleeter's own rule: $MODEL_PATH, else a folder of the working directory.
-    return _checkpoint(name, config, [Path(os.environ.get("MODEL_PATH") or "pretrained_models") / f"{n_stems}stems"])
-
-
-def _checkpoint(name: str, config: SpleeterConfig, candidates: Iterable[Path]) -> Model:
-    from unbraid.weights.convert.tensorflow import latest_checkpoint, read_checkpoint, spleeter_state
-
-    folders = list(dict.fromkeys(candidates))
+    folders = list(dict.fromkeys(place / config.model_dir for place in (*places, path.parent, Path())))
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         looked = ", ".join(f"'{folder}'" for folder in folders)
         raise ModelError(
-            f"the weights of {name} are not on this machine (looked for {looked}); download Spleeter's archive, "
-            "unpack it there, or set MODEL_PATH to the folder that holds it"
+            f"the weights of {name} are not on this machine (looked for {looked}); "
+            "set MODEL_PATH to the folder that holds them"
         )
+    return _checkpoint(name, config, folder)
+
+
+def _checkpoint(name: str, config: SpleeterConfig, folder: Path) -> Model:
+    from unbraid.weights.convert.tensorflow import latest_checkpoint, read_checkpoint, spleeter_state
+
     prefix = latest_checkpoint(folder)
     files = sorted(folder.glob(f"{prefix.name}.index")) + sorted(folder.glob(f"{prefix.name}.data-*"))
     return _model(name, config, files, lambda: spleeter_state(read_checkpoint(prefix), config.stems))
@@ -173,14 +205,3 @@ def _fingerprint(config: SpleeterConfig, files: Iterable[Path]) -> str:
         status = file.stat()
         digest.update(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
-
-
-def _read_safetensors(path: Path) -> Mapping[str, NDArray[Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        # Tensor by tensor from the mapped file: reading it as a whole would have everything in memory twice.
-        with safe_open(path, "np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read the weights '{path}': {error}") from error

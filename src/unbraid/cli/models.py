@@ -1,0 +1,207 @@
+"""`unbraid models`: what there is, and getting, checking, importing, exporting and removing it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unbraid.cli.render import one_line
+from unbraid.errors import ModelError
+
+__all__ = ["models"]
+
+models = typer.Typer(
+    help="List, fetch, check, import, export and remove models.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Names = Annotated[list[str], typer.Argument(help="Names of models; see 'unbraid models list'.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of a model; see 'unbraid models list'.", show_default=False)]
+
+
+@models.command("list")
+def list_models(
+    installed: Annotated[bool, typer.Option("--installed", help="Only those on this machine.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List models: built in, installed, and published."""
+    from unbraid.weights.overview import overview
+
+    rows = [row for row in overview() if not installed or row.state in ("built in", "installed")]
+    if as_json:
+        print(json.dumps([vars(row) for row in rows], indent=2))
+        return
+    table = [("Model", "State", "Size", "SDR", "Stems", "Licence")]
+    for row in rows:
+        size = "" if row.size is None else f"{row.size / 1e6:.0f} MB"
+        sdr = "" if row.sdr is None else f"{row.sdr:.2f}"
+        table.append((row.name, row.state, size, sdr, ", ".join(row.stems), row.licence))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        cells = [
+            cell.rjust(width) if i in (2, 3) else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    print(
+        "\nSDR: mean over the stems in dB, as published; 'unbraid models info NAME' says where and on what.\n"
+        "later: can be fetched and converted, but this version does not run its family of networks yet."
+    )
+
+
+@models.command()
+def info(name: Name) -> None:
+    """Print a model's card: what it is, where it comes from, licence, training data, scores."""
+    from unbraid.weights.overview import card_of
+
+    print(card_of(name).rstrip())
+
+
+@models.command()
+def fetch(
+    names: Names, quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False
+) -> None:
+    """Download, check and convert models, to be used offline from then on."""
+    from unbraid.cli.downloads import DownloadDisplay
+    from unbraid.weights.catalog import find
+    from unbraid.weights.install import install
+
+    entries = [find(name) for name in names]
+    failed = False
+    with DownloadDisplay(quiet=quiet) as display:
+        for entry in entries:
+            try:
+                done = install(entry, on_progress=display.show)
+            except ModelError as error:
+                _complain(error)
+                failed = True
+                continue
+            if not quiet:
+                print(f"{entry.name}: ready in '{done.folder}'")
+                _note(done.notices)
+    _exit(failed)
+
+
+@models.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of models.", show_default="all that are installed")
+    ] = None,
+) -> None:
+    """Read installed models whole and compare them with their hashes."""
+    from unbraid.weights.folder import installed_models, verify_model
+    from unbraid.weights.overview import folder_of
+    from unbraid.weights.store import BUILTIN
+
+    failed = False
+    for name in names or (BUILTIN[0], *installed_models()):
+        try:
+            model = verify_model(folder_of(name))
+            print(f"{name}: sound, {model.weights_size / 1e6:.1f} MB, SHA-256 {model.weights_sha256}")
+        except ModelError as error:
+            _complain(error)
+            failed = True
+    _exit(failed)
+
+
+@models.command("import")
+def import_files(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Archives (.tar.gz), checkpoint folders, .th, .pth, .safetensors, model folders, or folders of these.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the model.", show_default="the published one's, else the file's")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Spleeter JSON that belongs to a checkpoint.")] = None,
+    demucs_version: Annotated[
+        int,
+        typer.Option("--demucs-version", min=1, max=2, help="Of a bare state of the first Demucs, which does not say."),
+    ] = 2,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a model of the same name.")] = False,
+) -> None:
+    """Install models from files that were downloaded elsewhere, or trained with another program."""
+    from unbraid.models.spleeter.config import SpleeterConfig
+    from unbraid.weights.importing import ImportOptions, import_models
+
+    if name is not None and len(paths) > 1:
+        raise typer.BadParameter("is for one model; import the files one by one", param_hint="--name")
+    options = ImportOptions(
+        name=name,
+        config=None if config is None else SpleeterConfig.from_json(config),
+        demucs_version=demucs_version,
+        replace=replace,
+    )
+    failed = False
+    for path in paths:
+        try:
+            for outcome in import_models(path, options):
+                if isinstance(outcome, ModelError):
+                    _complain(outcome)
+                    failed = True
+                else:
+                    print(f"{outcome.model.name}: installed in '{outcome.folder}'")
+                    _note(outcome.notices)
+        except ModelError as error:
+            _complain(error)
+            failed = True
+    _exit(failed)
+
+
+@models.command()
+def export(
+    name: Name,
+    format: Annotated[str, typer.Option("--format", help="onnx, openvino or safetensors.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write.", show_default="the model's name, here")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+) -> None:
+    """Write a model for other programs."""
+    from unbraid.cli.downloads import DownloadDisplay
+    from unbraid.weights.export import export_model
+
+    with DownloadDisplay() as display:
+        written = export_model(
+            name,
+            output or Path(name.rstrip("/\\").replace(":", "-")).name,
+            format=format,
+            overwrite=overwrite,
+            on_progress=display.show,
+        )
+    print(f"{name} → {', '.join(str(path) for path in written)}")
+
+
+@models.command()
+def remove(names: Names) -> None:
+    """Delete installed models; published ones can be fetched again."""
+    from unbraid.weights.install import remove as remove_model
+
+    failed = False
+    for name in names:
+        try:
+            print(f"{name}: removed, {remove_model(name) / 1e6:.0f} MB freed")
+        except ModelError as error:
+            _complain(error)
+            failed = True
+    _exit(failed)
+
+
+def _complain(error: ModelError) -> None:
+    print(f"unbraid: {one_line(str(error))}", file=sys.stderr)
+
+
+def _note(notices: tuple[str, ...]) -> None:
+    for notice in notices:
+        print(f"  note: {one_line(notice)}")
+
+
+def _exit(failed: bool) -> None:
+    if failed:
+        raise typer.Exit(ModelError.exit_code)

@@ -1,0 +1,190 @@
+"""Installed models: fetched or given files, converted once, each model in a folder of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from unbraid.errors import ModelError
+from unbraid.models.spleeter.config import SpleeterConfig
+from unbraid.weights.card import card
+from unbraid.weights.catalog import CatalogFile, Entry, catalog
+from unbraid.weights.convert.network import ConvertedNetwork
+from unbraid.weights.convert.openunmix import read_openunmix
+from unbraid.weights.convert.read import read_network
+from unbraid.weights.fetch import Fetched, FetchProgress, fetch
+from unbraid.weights.folder import installed_folder, installed_models, sha256_of, write_model
+from unbraid.weights.model_file import CONVERTER, DESCRIPTION, ModelFile, NetworkPart, Origin, read_model_file
+from unbraid.weights.places import downloads_folder, home_folder
+
+__all__ = ["Installed", "Part", "install", "model_lock", "remove", "write_parts"]
+
+OnProgress = Callable[[FetchProgress], None]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A model in its folder; `notices` tell what was assumed or left out when it was put there just now."""
+
+    model: ModelFile
+    folder: Path
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A converted network, its name among several, and how much it counts for each stem (None: all alike)."""
+
+    network: ConvertedNetwork
+    name: str = ""
+    stem_weights: tuple[float, ...] | None = None
+
+
+def install(
+    entry: Entry, *, files: Mapping[str, Path] | None = None, on_progress: OnProgress | None = None
+) -> Installed:
+    """Fetch the files of a model of the catalogue and convert them; a model that is there already is left alone.
+
+    files : those of its files that are on this machine already, by their names in the catalogue
+    on_progress : called while files are fetched; what it raises stops the work, and the next call goes on from there
+
+    Raises ModelError where a file cannot be had or is not what the catalogue says, or the model cannot be written.
+    """
+    entry = catalog()[entry.variant_of or entry.name]
+    given, folder = files or {}, installed_folder(entry.name)
+    if (folder / DESCRIPTION).is_file():
+        return Installed(read_model_file(folder), folder)
+    with model_lock(folder):
+        if (folder / DESCRIPTION).is_file():
+            return Installed(read_model_file(folder), folder)
+        fetched = [
+            _checked(file, given[file.remote.name])
+            if file.remote.name in given
+            else fetch(file.remote, downloads_folder(), on_progress=on_progress)
+            for file in entry.files
+        ]
+        with _converted(entry, [one.path for one in fetched]) as parts:
+            model = write_parts(folder, entry.name, parts, fetched, entry=entry, segment_s=entry.segment_s)
+            notices = tuple(notice for part in parts for notice in part.network.notices)
+        for one in fetched:
+            if one.path.parent == downloads_folder():
+                one.path.unlink(missing_ok=True)
+    trusted = tuple(
+        f"nobody publishes a hash of '{one.path.name}': the one found is recorded, {one.sha256}"
+        for one in fetched
+        if not one.pinned
+    )
+    return Installed(model, folder, trusted + notices)
+
+
+def write_parts(
+    folder: Path,
+    name: str,
+    parts: Sequence[Part],
+    files: Sequence[Fetched],
+    *,
+    entry: Entry | None = None,
+    segment_s: float | None = None,
+) -> ModelFile:
+    """Write converted networks as one model folder.
+
+    files : what they were converted from
+    entry : the model of the catalogue that this is
+    segment_s : seconds that the networks see at once, where it is not their own
+    """
+    config = parts[0].network.config
+    for part in parts:
+        if part.network.config.stems != config.stems or part.network.config.sample_rate != config.sample_rate:
+            raise ModelError(f"cannot join '{parts[0].name}' and '{part.name}': their stems or sample rates differ")
+    names = [part.name if len(parts) > 1 else "" for part in parts]
+    networks = tuple(
+        NetworkPart(part.network.family, part.network.config, name, part.stem_weights)
+        for part, name in zip(parts, names, strict=True)
+    )
+    model = ModelFile(
+        name=name,
+        stems=config.stems,
+        sample_rate=config.sample_rate,
+        networks=networks,
+        weights_size=0,
+        weights_sha256="",
+        segment_s=segment_s,
+        licence=entry.licence if entry else "",
+        training_data=entry.training_data if entry else "",
+        converter=CONVERTER,
+        origin=tuple(Origin(one.path.name, one.sha256, one.size, one.address or "") for one in files),
+    )
+    tensors = {
+        described.prefix + key: tensor
+        for part, described in zip(parts, networks, strict=True)
+        for key, tensor in part.network.tensors.items()
+    }
+    return write_model(folder, model, tensors, card=card(entry) if entry else "")
+
+
+def remove(name: str) -> int:
+    """Delete an installed model; returns the number of bytes. ModelError where there is none of that name."""
+    folder = installed_models().get(name)
+    if folder is None:
+        raise ModelError(f"the model '{name}' is not installed; 'unbraid models list' shows what is")
+    with model_lock(folder):
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        # Out of the way in one step, so that an interruption leaves no half of a model.
+        gone = folder.with_name(f".{folder.name}.removed")
+        try:
+            shutil.rmtree(gone, ignore_errors=True)
+            folder.rename(gone)
+            shutil.rmtree(gone)
+        except OSError as error:
+            raise ModelError(f"cannot remove '{folder}': {error.strerror or error}") from error
+    return size
+
+
+@contextmanager
+def model_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes away from a model's folder; ends with the process, however that ends."""
+    from filelock import FileLock
+
+    path = home_folder() / "locks" / f"{folder.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise ModelError(
+            f"cannot write to '{home_folder()}': {getattr(error, 'strerror', None) or error}; "
+            "choose another place for models with UNBRAID_HOME"
+        ) from error
+    try:
+        # What an interrupted process left behind.
+        for left in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _checked(file: CatalogFile, path: Path) -> Fetched:
+    """A file of this machine, if it is what the catalogue says."""
+    found, expected = sha256_of(path), file.remote.sha256 or file.remote.sha256_prefix
+    if expected and not found.startswith(expected):
+        raise ModelError(f"'{path}' is not '{file.remote.name}': its SHA-256 is {found}, expected {expected}")
+    return Fetched(path, found, path.stat().st_size, None, expected is not None)
+
+
+@contextmanager
+def _converted(entry: Entry, paths: Sequence[Path]) -> Iterator[list[Part]]:
+    """The networks of a model of the catalogue; their tensors are views of the files while this lasts."""
+    if entry.family == "openunmix":
+        targets = {file.target: path for file, path in zip(entry.files, paths, strict=True)}
+        yield [Part(read_openunmix(targets))]
+        return
+    config = SpleeterConfig.from_json(entry.config) if entry.config else None
+    with ExitStack() as stack:
+        yield [
+            Part(stack.enter_context(read_network(path, config=config)), file.network, file.stem_weights)
+            for file, path in zip(entry.files, paths, strict=True)
+        ]
