@@ -103,7 +103,7 @@ class Hub:
         self._server.server_close()
 
     def script(self, path: str, *answers: Answer) -> None:
-        """How the next requests for a path are answered; after them, as they should be."""
+        """How the next requests for a path (or host:port, by CONNECT) are answered; after them, as they should be."""
         with self._lock:
             self._scripts[path] += answers
 
@@ -154,9 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
     def begin(self, status: int, length: int | None, **headers: str) -> None:
         """Send the head of an answer; names of headers are given with _ for -."""
         self.send_response(status)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        for name, value in ({name.replace("_", "-"): headers[name] for name in headers} | self.hub.headers).items():
+        given = {} if length is None else {"Content-Length": str(length)}
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in (given | self.hub.headers).items():
             if value and name != "Date":
                 self.send_header(name, value)
         self.end_headers()
@@ -356,4 +356,5 @@ def unused_port() -> int:
 
 
 def _path(target: str) -> str:
-    return unquote(urlsplit(target).path)
+    """The path of what was asked for; what is asked of a proxy with CONNECT is a host and port."""
+    return unquote(urlsplit(target).path) if "/" in target else target

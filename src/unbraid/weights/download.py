@@ -85,14 +85,14 @@ def download(
     size: int | None,
     report: Report,
     is_checked: bool = True,
-    largest: int = LARGEST,
+    largest: int | None = None,
 ) -> None:
     """Complete a part: go on where it ends if possible, else from the start, until it is all there.
 
     size : in bytes, where it is known; only a file of this size is taken
     report : called with the bytes done and the total (or None) as bytes come, and while waiting for the next try
     is_checked : whether a hash is going to tell if the bytes of two tries, or of two addresses, do not belong together
-    largest : in bytes; what is larger is refused where `size` is None
+    largest : in bytes; what is larger is refused where `size` is None; without it, `LARGEST`
 
     Raises
     ------
@@ -104,7 +104,7 @@ def download(
     furthest, tries = part.length(), 0
     while part.length() != size:
         try:
-            _try(client, address, part, size or largest, size, report, is_checked)
+            _try(client, address, part, size or largest or LARGEST, size, report, is_checked)
             return
         except _PassingError as error:
             if part.length() > furthest:

@@ -134,6 +134,8 @@ def _fetch(client: httpx.Client, plan: Plan, path: Path, part: Part, report: Rep
         except AddressError as error:
             failures.append(f"{without_password(address)}: {error}")
     kept = f"; {part.length()} bytes are kept for the next try" if part.length() else ""
+    if not kept:
+        part.drop()
     settings = f" (with {', '.join(plan.settings)})" if plan.settings else ""
     raise ModelError(
         f"cannot fetch {path.name!r}{settings}: {'; '.join(failures) or 'no address of it is known'}{kept}; try again "

@@ -115,8 +115,8 @@ class Part:
     def drop(self) -> None:
         """Remove it all."""
         for path in (self.path, self._note):
-            with suppress(FileNotFoundError), writing(path):
-                path.unlink()
+            with writing(path):
+                path.unlink(missing_ok=True)
 
     def put(self, path: Path) -> None:
         """Give the complete bytes their final name, in one step and for good."""
@@ -124,8 +124,7 @@ class Part:
             with self.path.open("r+b") as file:
                 os.fsync(file.fileno())
             # First, so that no note stays behind; without it, complete bytes are still recognised by their hash.
-            with suppress(FileNotFoundError):
-                self._note.unlink()
+            self._note.unlink(missing_ok=True)
             os.replace(self.path, path)
             sync_folder(path.parent)
 
