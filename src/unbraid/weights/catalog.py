@@ -114,6 +114,11 @@ class Entry:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
+    def musdb_sdr(self) -> float | None:
+        """Published mean SDR on MUSDB18's test set in dB, by museval's medians; None where nobody publishes it."""
+        return next((score.mean for score in self.scores if score.dataset.startswith("MUSDB18")), None)
+
+    @property
     def size_is_exact(self) -> bool:
         """Whether `size` is to the byte."""
         return all(file.remote.size is not None for file in self.files)
@@ -142,7 +147,7 @@ def find(name: str) -> Entry:
     return models[name]
 
 
-def _entry(name: str, content: Mapping[str, Any]) -> Entry:
+def _entry(name: str, content: dict[str, Any]) -> Entry:
     facts = _facts(content["models"][name], content)
     licence = content["licences"][facts["licence"]]
     facts |= {"licence": licence["name"], "licence_url": licence["url"], "licence_note": licence["note"]}
@@ -153,16 +158,16 @@ def _entry(name: str, content: Mapping[str, Any]) -> Entry:
     return Entry(name, **facts)
 
 
-def _facts(table: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(table: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     """What is said of a model, with what its set, or the model that it is a variant of, says."""
     if "variant_of" in table:
         original = _facts(content["models"][table["variant_of"]], content)
-        return original | {"scores": []} | dict(table) | {"config": original["config"] | table["config"]}
-    return {key: value for key, value in (content["sets"][table["set"]] | dict(table)).items() if key != "set"}
+        return original | {"scores": []} | table | {"config": original["config"] | table["config"]}
+    return {key: value for key, value in (content["sets"][table["set"]] | table).items() if key != "set"}
 
 
-def _file(table: Mapping[str, Any], family: str) -> CatalogFile:
-    facts = {"family": family, **table}
+def _file(table: dict[str, Any], family: str) -> CatalogFile:
+    facts = {"family": family} | table
     addresses = tuple(facts.pop("addresses"))
     hashed = {key: facts.pop(key) for key in ("size", "sha256", "sha256_prefix") if key in facts}
     if "stem_weights" in facts:
@@ -170,7 +175,7 @@ def _file(table: Mapping[str, Any], family: str) -> CatalogFile:
     return CatalogFile(RemoteFile(addresses[0].rpartition("/")[2], addresses, **hashed), **facts)
 
 
-def _score(table: Mapping[str, Any]) -> Score:
+def _score(table: dict[str, Any]) -> Score:
     values = table.get("values", {})
     mean = table["mean"] if "mean" in table else sum(values.values()) / len(values)
     return Score(**table | {"values": MappingProxyType(values), "mean": mean})
