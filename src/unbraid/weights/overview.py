@@ -22,7 +22,7 @@ class Row:
 
     state : "built in", "installed", "available" (to be fetched), "later" (its family does not run yet) or "damaged"
     size : in bytes, of the weights on this machine, else of the download; None where nobody says
-    sdr : published mean over the stems in dB
+    sdr : published mean over the stems on MUSDB18's test set, in dB
     """
 
     name: str
@@ -71,12 +71,11 @@ def card_of(name: str) -> str:
 
 def _row_of_entry(entry: Entry) -> Row:
     runs = entry.families <= RUNNABLE
-    sdr = entry.scores[0].mean if entry.scores else None
     if (installed_folder(entry.variant_of or entry.name) / DESCRIPTION).is_file():
         state = "installed" if runs else "installed, later"
     else:
         state = "available" if runs else "later"
-    return Row(entry.name, state, entry.size, sdr, entry.stems, entry.licence)
+    return Row(entry.name, state, entry.size, entry.musdb_sdr, entry.stems, entry.licence)
 
 
 def _row_of_folder(name: str, folder: Path, state: str) -> Row:
