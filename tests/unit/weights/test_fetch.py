@@ -63,7 +63,6 @@ def short_waits(one_authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unset_network_variables(monkeypatch)
     monkeypatch.setenv("SSL_CERT_FILE", str(one_authority))
     monkeypatch.setattr(download_module, "_BACKOFF_S", 0.001)
-    monkeypatch.setattr(download_module, "_SILENCE_S", 0.4)
 
 
 @pytest.fixture
@@ -153,8 +152,6 @@ PASSING: list[tuple[str, list[Answer], list[str | None]]] = [
     ("broken off", [cut(1)], ["bytes=1-"]),
     ("broken off before the last byte", [cut(len(CONTENT) - 1)], [f"bytes={len(CONTENT) - 1}-"]),
     ("broken off twice", [cut(100_000), cut(50_000)], ["bytes=100000-", "bytes=150000-"]),
-    ("silence before the body", [stall(0)], [None]),
-    ("silence in the body", [stall(1000)], ["bytes=1000-"]),
     ("without a length", [chunked()], []),
     ("until the end of the connection", [until_close()], []),
     ("cut, and nobody can tell", [until_close(1234)], ["bytes=1234-"]),
@@ -168,7 +165,6 @@ PASSING: list[tuple[str, list[Answer], list[str | None]]] = [
     ("an answer of an error with a body", [cut(10), answer(500, OTHER)], ["bytes=10-", "bytes=10-"]),
     ("redirect", [redirect("/elsewhere/a.bin")], [None]),
     ("redirect when going on", [cut(500), redirect("/elsewhere/a.bin")], ["bytes=500-"] * 2),
-    ("slowly", [trickle(20_000, 0.05)], []),
 ]
 
 
@@ -176,6 +172,20 @@ PASSING: list[tuple[str, list[Answer], list[str | None]]] = [
 def test_a_misfortune_passes(answers: list[Answer], asked: list[str | None], hub: Hub, folder: Path) -> None:
     hub.files["/elsewhere/a.bin"] = CONTENT
     hub.script(PATH, *answers)
+    check(fetch(remote(hub.url + PATH), folder), folder)
+    assert ranges(hub) == [None, *asked]
+
+
+@pytest.mark.parametrize(
+    ("one", "asked"),
+    [(stall(0), [None]), (stall(1000), ["bytes=1000-"]), (trickle(10_000, 0.03), [])],
+    ids=["silence before the body", "silence in the body", "slowly"],
+)
+def test_silence_is_not_waited_for_but_slowness_is(
+    one: Answer, asked: list[str | None], hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "_SILENCE_S", 0.7)
+    hub.script(PATH, one)
     check(fetch(remote(hub.url + PATH), folder), folder)
     assert ranges(hub) == [None, *asked]
 
