@@ -222,23 +222,6 @@ def test_targets_by_name(name: str, target: str) -> None:
     assert target_of(Path("drums") / name) == target
 
 
-@pytest.mark.parametrize(
-    ("name", "target"),
-    [("vocals-b62c91ce.pth", "vocals"), ("my_umx_Vocals v2.pth", "vocals"), ("UMX-BASS.pth", "bass")],
-)
-def test_targets_among_those_expected(name: str, target: str) -> None:
-    assert target_of(Path("drums") / name, STEMS) == target
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("speech_f5e0d9f9.pth", "none of vocals, drums"), ("subbass.pth", "none of"), ("drums-bass.pth", "several of")],
-)
-def test_targets_that_cannot_be_told(name: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        target_of(Path("drums") / name, STEMS)
-
-
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference files in '{GOLDEN}'")
 def test_files_that_open_unmix_wrote() -> None:
     paths = [GOLDEN / f"umx_{stem}.pth" for stem in STEMS]

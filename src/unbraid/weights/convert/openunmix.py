@@ -91,25 +91,9 @@ def read_openunmix(files: Mapping[str, Path]) -> ConvertedNetwork:
     )
 
 
-def target_of(path: Path, targets: Sequence[str] | None = None) -> str:
-    """Tell from a file's name which stem its network is for: ``vocals-b62c91ce.pth``, ``umx_vocals.pth``.
-
-    targets : names that are possible; None allows any, and takes what is left without ``umx`` and hash
-
-    Raises
-    ------
-    ModelError : the name holds none of them, or several
-    """
-    if targets is None:
-        return re.sub(r"^umx[a-z]*[-_](?=.)|(?<=.)[-_][0-9a-f]{8,64}$", "", path.stem)
-    name = f"-{path.stem.lower()}-"
-    found = [target for target in targets if re.search(rf"[^a-z0-9]{re.escape(target.lower())}[^a-z0-9]", name)]
-    if len(found) != 1:
-        raise ModelError(
-            f"cannot tell whose network '{path}' holds: its name has {'none' if not found else 'several'} of "
-            f"{', '.join(targets)}; name it STEM.pth"
-        )
-    return found[0]
+def target_of(path: Path) -> str:
+    """Tell from a file's name which stem its network is for: ``vocals-b62c91ce.pth``, ``umx_vocals.pth``."""
+    return re.sub(r"^umx[a-z]*[-_](?=.)|(?<=.)[-_][0-9a-f]{8,64}$", "", path.stem)
 
 
 def _read_state(path: Path) -> _State:
