@@ -41,6 +41,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _LARGEST_HEADER = 1 << 22
 _LONGEST_NAME = 256
 _METADATA = "__metadata__"
+_PROPERTIES = ("dtype", "shape", "data_offsets")
 
 # Where the tensors begin: at a multiple of a line of the processor's cache.
 _ALIGNMENT = 64
@@ -160,7 +161,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _tensor(name: str, entry: Mapping[str, Any], data: NDArray[np.uint8]) -> NDArray[Any]:
+def _tensor(name: str, entry: Any, data: NDArray[np.uint8]) -> NDArray[Any]:
+    # The library also takes what no writer writes: a list of values, more properties, a type as an object.
+    if not isinstance(entry, dict) or entry.keys() != set(_PROPERTIES) or not isinstance(entry["dtype"], str):
+        raise _Damage(f"tensor '{name}' must have {', '.join(_PROPERTIES)} and nothing else")
     dtype = _DTYPES.get(entry["dtype"])
     if dtype is None:
         raise _Damage(f"tensor '{name}' is of type {entry['dtype']}, expected one of {', '.join(_DTYPES)}")
