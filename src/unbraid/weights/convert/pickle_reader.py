@@ -98,10 +98,10 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> object:
-        if self.take(1) != b"\x80" or not 2 <= self.number("B") <= 5:
+        if self.take(1) != b"\x80" or not 2 <= self.number(1) <= 5:
             raise Damage("it holds no pickle of protocol 2 to 5")
         for _ in range(_MOST_INSTRUCTIONS):
-            code = self.number("B")
+            code = self.number(1)
             if code == _STOP:
                 if self.marks or len(self.stack) != 1:
                     raise Damage("its pickle ends before its value is complete")
@@ -120,16 +120,16 @@ class _Machine:
             raise Damage(f"its pickle is larger than {_LARGEST_PICKLE} bytes" if large else "its pickle is cut short")
         return self.data[start : self.at]
 
-    def number(self, kind: str) -> Any:
-        return struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}")))[0]
+    def number(self, size: int, *, signed: bool = False) -> int:
+        return int.from_bytes(self.take(size), "little", signed=signed)
 
     def check_frame(self, n: int) -> None:
         # A frame only helps to read ahead, which nobody does here.
         if n > len(self.data) - self.at:
             raise Damage("its pickle is cut short")
 
-    def text(self, length: str) -> None:
-        self.push(_text(self.take(self.number(length))))
+    def text(self, size: int) -> None:
+        self.push(_text(self.take(self.number(size))))
 
     def line(self) -> str:
         end = bytes(self.data[self.at : self.at + 256]).find(b"\n")
@@ -138,10 +138,10 @@ class _Machine:
         return _text(self.take(end + 1)[:-1])
 
     def long(self) -> None:
-        n = self.number("B")
-        if n > 16:
-            raise Damage(f"its pickle holds a whole number of {n} bytes")
-        self.push(int.from_bytes(self.take(n), "little", signed=True))
+        size = self.number(1)
+        if size > 16:
+            raise Damage(f"its pickle holds a whole number of {size} bytes")
+        self.push(self.number(size, signed=True))
 
     def push(self, value: object) -> None:
         self.stack.append(value)
@@ -261,19 +261,19 @@ def _text(data: memoryview) -> str:
 _STOP = ord(".")
 
 _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
-    0x95: lambda m: m.check_frame(m.number("Q")),  # FRAME
+    0x95: lambda m: m.check_frame(m.number(8)),  # FRAME
     ord("N"): lambda m: m.push(None),  # NONE
     0x88: lambda m: m.push(True),  # NEWTRUE
     0x89: lambda m: m.push(False),  # NEWFALSE
-    ord("J"): lambda m: m.push(m.number("i")),  # BININT
-    ord("K"): lambda m: m.push(m.number("B")),  # BININT1
-    ord("M"): lambda m: m.push(m.number("H")),  # BININT2
+    ord("J"): lambda m: m.push(m.number(4, signed=True)),  # BININT
+    ord("K"): lambda m: m.push(m.number(1)),  # BININT1
+    ord("M"): lambda m: m.push(m.number(2)),  # BININT2
     0x8A: _Machine.long,  # LONG1
     ord("G"): lambda m: m.push(struct.unpack(">d", m.take(8))[0]),  # BINFLOAT
-    ord("X"): lambda m: m.text("I"),  # BINUNICODE
-    0x8C: lambda m: m.text("B"),  # SHORT_BINUNICODE
-    ord("B"): lambda m: m.push(bytes(m.take(m.number("I")))),  # BINBYTES
-    ord("C"): lambda m: m.push(bytes(m.take(m.number("B")))),  # SHORT_BINBYTES
+    ord("X"): lambda m: m.text(4),  # BINUNICODE
+    0x8C: lambda m: m.text(1),  # SHORT_BINUNICODE
+    ord("B"): lambda m: m.push(bytes(m.take(m.number(4)))),  # BINBYTES
+    ord("C"): lambda m: m.push(bytes(m.take(m.number(1)))),  # SHORT_BINBYTES
     ord("]"): lambda m: m.push([]),  # EMPTY_LIST
     ord("a"): lambda m: m.append([m.pop()]),  # APPEND
     ord("e"): lambda m: m.append(m.pop_marked()),  # APPENDS
@@ -286,10 +286,10 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
     ord("s"): lambda m: m.set_items([m.pop(), m.pop()][::-1]),  # SETITEM
     ord("u"): lambda m: m.set_items(m.pop_marked()),  # SETITEMS
     ord("("): lambda m: m.marks.append(len(m.stack)),  # MARK
-    ord("h"): lambda m: m.recall(m.number("B")),  # BINGET
-    ord("j"): lambda m: m.recall(m.number("I")),  # LONG_BINGET
-    ord("q"): lambda m: m.remember(m.number("B")),  # BINPUT
-    ord("r"): lambda m: m.remember(m.number("I")),  # LONG_BINPUT
+    ord("h"): lambda m: m.recall(m.number(1)),  # BINGET
+    ord("j"): lambda m: m.recall(m.number(4)),  # LONG_BINGET
+    ord("q"): lambda m: m.remember(m.number(1)),  # BINPUT
+    ord("r"): lambda m: m.remember(m.number(4)),  # LONG_BINPUT
     0x94: lambda m: m.remember(len(m.memo)),  # MEMOIZE
     ord("c"): lambda m: m.refer(m.line(), m.line()),  # GLOBAL
     0x93: _Machine.refer_to_stacked,  # STACK_GLOBAL
