@@ -11,10 +11,11 @@ from unbraid.errors import ModelError
 from unbraid.models.demucs.kwargs import fields_from_kwargs
 from unbraid.models.plain import check_fields, check_stems, read_plain, shown, write_plain
 
-__all__ = ["N_HEADS", "DemucsConfig", "check_branch", "check_groups"]
+__all__ = ["N_HEADS", "DemucsConfig", "check_branch", "check_groups", "check_width"]
 
 N_HEADS: Final = 4  # of the attention inside a residual branch
 
+_WIDEST: Final = 2**16
 # The first release knew only a number of sources; this is what its command wrote.
 _V1_STEMS: Final = ("drums", "bass", "other", "vocals")
 # Arguments of the class of each release.
@@ -128,9 +129,8 @@ class DemucsConfig:
         check_fields(self, _RANGES)
         self._check_version()
         widths = self.widths
-        if widths[-1] > 2**16 or min(widths) < 1:
-            raise ModelError(f"growth and depth must keep every layer from 1 to 65536 channels, got {widths[-1]}")
         for i, width in enumerate(widths):
+            check_width(width)
             if i >= self.norm_starts:
                 check_groups(self.norm_groups, width, *widths[max(i - 1, 0) : i])
             if self.dconv_mode and self.dconv_depth:
@@ -169,7 +169,9 @@ class DemucsConfig:
         if version < 3:
             fields = {**_old_defaults(version, fields), **fields}
             fields["context"] = _one_sided(fields["context"])
-        if version == 1 and isinstance(fields["stems"], int) and fields["stems"] == len(_V1_STEMS):
+        if version == 1 and isinstance(fields["stems"], int):
+            if fields["stems"] != len(_V1_STEMS):
+                raise ModelError(f"sources must be 4 in Demucs v1, or their names; got {shown(fields['stems'])}")
             fields["stems"] = _V1_STEMS
         return cls(version=version, **fields)
 
@@ -181,6 +183,12 @@ class DemucsConfig:
     def to_plain(self) -> dict[str, Any]:
         """Turn into plain numbers, strings and lists by our names."""
         return write_plain(self)
+
+
+def check_width(width: int) -> None:
+    """Raise ModelError for a layer without channels, or with more than any network has."""
+    if not 1 <= width <= _WIDEST:
+        raise ModelError(f"growth and depth must leave every layer from 1 to {_WIDEST} channels, got {width}")
 
 
 def check_groups(n_groups: int, *widths: int) -> None:

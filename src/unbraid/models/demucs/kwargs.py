@@ -57,12 +57,19 @@ def fields_from_kwargs(kwargs: Mapping[str, Any], known: Iterable[str]) -> dict[
 
 def _value(name: str, value: object) -> Any:
     if isinstance(value, list | tuple):
-        return tuple(_value(name, item) for item in value)
+        return tuple(_item(name, item) for item in value)
+    return _item(name, value)
+
+
+def _item(name: str, value: object) -> Any:
     if isinstance(value, Fraction):
-        return int(value) if value.denominator == 1 else float(value)
+        try:
+            return int(value) if value.denominator == 1 else float(value)
+        except OverflowError as error:
+            raise ModelError(f"the argument '{name}' is too large: {shown(value)}") from error
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ModelError(f"the argument '{name}' must be a number, a text or a list, got {shown(value)}")
+    raise ModelError(f"the argument '{name}' must be a number, a text or a list of these, got {shown(value)}")
 
 
 def _segment_samples(segment: object, sample_rate: object) -> int:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from unbraid.errors import ModelError
-from unbraid.models.demucs.config import check_branch, check_groups
+from unbraid.models.demucs.config import check_branch, check_groups, check_width
 from unbraid.models.demucs.kwargs import fields_from_kwargs
 from unbraid.models.plain import check_fields, check_stems, read_plain, shown, write_plain
 
@@ -60,7 +60,6 @@ _RANGES: Final = MappingProxyType(
     }
 )
 _MOST_BANDS: Final = 64
-_WIDEST: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -236,8 +235,8 @@ class UNetConfig:
             decoded.append(layer.n_decoded_time)
             if not layer.merges:
                 widths.append(layer.n_out_time)
-        if min(widths) < 1 or max(widths) > _WIDEST:
-            raise ModelError(f"growth and depth must keep every layer from 1 to {_WIDEST} channels, got {widths[0]}")
+        for width in widths:
+            check_width(width)
         if layer.normed:
             check_groups(self.norm_groups, *widths, *decoded)
         if layer.n_bands and (layer.normed or layer.merges or layer.along_time):

@@ -189,14 +189,16 @@ class HTDemucsConfig(UNetConfig):
 
     def __post_init__(self) -> None:
         self.check_unet(_RANGES, hybrid=True, attention_starts=self.depth)
-        if not self.transformer.n_layers:
-            return
         last = self.layers()[-1]
-        if last.along_time:
-            raise ModelError(f"depth must leave frequencies for the Transformer, got {self.depth}")
-        if last.n_out != last.n_out_time:
-            raise ModelError(f"hidden_channels_time must be hidden_channels, got {self.hidden_channels_time}")
-        self.transformer.check_width(self.transformer_width)
+        time_width = self.hidden_channels_time or self.hidden_channels
+        # A narrower waveform's branch grows as wide as the other where they merge; a wider one widens the other.
+        matched = last.n_out == last.n_out_time and time_width <= self.hidden_channels
+        if (self.transformer.n_layers or self.bottom_channels) and not matched:
+            raise ModelError(f"hidden_channels_time must be hidden_channels, got {time_width}")
+        if self.transformer.n_layers:
+            if last.along_time:
+                raise ModelError(f"depth must leave frequencies for the Transformer, got {self.depth}")
+            self.transformer.check_width(self.transformer_width)
 
     @property
     def transformer_width(self) -> int:
@@ -215,8 +217,7 @@ class HTDemucsConfig(UNetConfig):
         """
         known = (*UNET_ARGUMENTS, "bottom_channels", "use_train_segment", *_TRANSFORMER_KEYS)
         fields = fields_from_kwargs(kwargs, known)
-        n_iterations = fields.get("n_wiener_iterations", cls.n_wiener_iterations)
-        if fields.pop("n_wiener_iterations_training", n_iterations) != n_iterations:
+        if fields.pop("n_wiener_iterations_training", 0) != fields.get("n_wiener_iterations", 0):
             raise ModelError("end_iters must be wiener_iters")
         parts = {name: fields.pop(key) for key, name in _TRANSFORMER_KEYS.items() if key in fields}
         return cls(transformer=TransformerConfig(**_with_groups(parts)), **fields)
