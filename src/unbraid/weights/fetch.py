@@ -104,9 +104,9 @@ def fetch(file: RemoteFile, folder: Path, *, on_progress: Callable[[FetchProgres
 
 def _verified(plan: Plan, path: Path) -> Fetched | None:
     """The file, if it is there and is the right one."""
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's methods, these are not stopped by a folder that may not be looked into
         raise ModelError(f"cannot put a file at {str(path)!r}: there is a folder; move it away")
-    if not path.is_file() or plan.file.size not in (None, path.stat().st_size):
+    if not os.path.isfile(path) or plan.file.size not in (None, path.stat().st_size):
         return None
     known = _known_hashes(plan, path.parent)
     if not known and plan.checksums is not None:

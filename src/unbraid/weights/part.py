@@ -42,7 +42,7 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_name(f"{path.name}.lock"))
-    while not lock.is_locked:
+    while True:
         with writing(path.parent), suppress(Timeout):
             lock.acquire(timeout=_POLL_S)
             break

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -250,6 +251,13 @@ def test_a_refusal_is_one_line_and_the_next_address_is_tried(
 def test_a_port_where_nobody_listens_is_one_line(folder: Path) -> None:
     address = f"http://127.0.0.1:{unused_port()}/a.bin"
     failure(remote(address), folder, address, "onnection refused", "(5 tries)")
+
+
+def test_a_port_where_nobody_answers_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_module, "_CONNECT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"https://127.0.0.1:{silent.getsockname()[1]}/a.bin"
+        failure(remote(address), folder, address, "no connection within 0.1 s (5 tries)")
 
 
 @pytest.mark.parametrize("address", ["gopher://127.0.0.1/a", "http://[bad/a", "a.bin", "http://127.0.0.1:99999/a", ""])
@@ -537,6 +545,18 @@ def test_another_release_has_its_own_hashes(hub: Hub, folder: Path, monkeypatch:
     monkeypatch.delenv("GITHUB_REPOSITORY")
     monkeypatch.delenv("GITHUB_RELEASE")
     failure(spleeter(), folder, "UNBRAID_OFFLINE")  # and now the official one is
+
+
+def test_a_file_of_another_release_is_not_fetched_twice(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork(hub, monkeypatch, json.dumps({"4stems": sha256(OTHER)}).encode())
+    folder.mkdir(parents=True)
+    (folder / "a.bin").write_bytes(OTHER)
+    check(fetch(spleeter(), folder), folder, OTHER)
+    assert [request.target for request in hub.requests] == ["/kim/fork/releases/download/v2/checksum.json"]
+    check(fetch(spleeter(), folder), folder, OTHER)
+    assert len(hub.requests) == 1
 
 
 @pytest.mark.parametrize(
