@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from unbraid.datatypes import Network
 from unbraid.errors import ModelError, UnbraidError, UsageError
-from unbraid.models.families import RUNNABLE, family
+from unbraid.models.families import RUNNABLE
 from unbraid.models.filled_graph import filled_graph
 from unbraid.weights.catalog import catalog
 from unbraid.weights.fetch import FetchProgress
 from unbraid.weights.folder import check_weights, installed_models
-from unbraid.weights.model_file import DESCRIPTION, NetworkPart, read_model_file
+from unbraid.weights.model_file import DESCRIPTION, NetworkPart, network_data, read_model_file
 from unbraid.weights.overview import folder_of
 from unbraid.weights.store import load_model, network_of
 from unbraid.weights.tensors import read_tensors, write_tensors
@@ -192,7 +192,7 @@ def _running(name: str, on_progress: Callable[[FetchProgress], None] | None) -> 
     if model.stems != tuple((stem, (i,)) for i, stem in enumerate(config.stems)):
         about["groups"] = dict(model.stems)
     about |= {number: getattr(config, number) for number in _NUMBERS}
-    about["networks"] = _parts([NetworkPart("spleeter", config)])
+    about["networks"] = [network_data(NetworkPart("spleeter", config))]
     return _Source(about, model.state, lambda: network_of(model, model.transform))
 
 
@@ -201,7 +201,9 @@ def _stored(name: str) -> _Source:
     folder = folder_of(name)
     model = read_model_file(folder)
     about = _about(name, model.stems, model.licence)
-    about |= {"sample_rate": model.sample_rate, "networks": _parts(model.networks)}
+    about |= {"sample_rate": model.sample_rate, "networks": [network_data(part) for part in model.networks]}
+    if model.segment_s is not None:
+        about["segment_s"] = model.segment_s
     return _Source(about, lambda: read_tensors(check_weights(folder, model)))
 
 
@@ -209,11 +211,6 @@ def _about(name: str, stems: Sequence[str], licence: str) -> dict[str, Any]:
     """Metadata that every file has; of a name that is a path, the last part only."""
     about: dict[str, Any] = {"name": re.split(r"[/\\]", name.rstrip("/\\"))[-1], "stems": list(stems)}
     return about | ({"licence": licence} if licence else {})
-
-
-def _parts(parts: Sequence[NetworkPart]) -> list[dict[str, Any]]:
-    """Networks as plain data: family, name, weights of the stems, configuration."""
-    return [{**vars(part), "config": family(part.family).write(part.config)} for part in parts]
 
 
 _Writer = Callable[[_Source, Path, Mapping[str, str]], tuple[Path, ...]]

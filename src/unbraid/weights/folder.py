@@ -44,6 +44,7 @@ def write_model(folder: Path, model: ModelFile, tensors: Mapping[str, NDArray[An
         sha256 = write_tensors(temporary / WEIGHTS, tensors)
         model = replace(model, weights_size=(temporary / WEIGHTS).stat().st_size, weights_sha256=sha256)
         (temporary / DESCRIPTION).write_text(format_model_file(model), encoding="utf-8", newline="\n")
+        read_model_file(temporary)  # before it is installed, that it will be readable
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8", newline="\n")
         _put_in_place(temporary, folder)
@@ -82,11 +83,12 @@ def check_weights(folder: Path, model: ModelFile) -> Path:
         size = path.stat().st_size
     except OSError as error:
         raise ModelError(
-            f"cannot read the weights '{path}': {error.strerror or error}; install the model again"
+            f"cannot read the weights '{path}': {error.strerror or error}; fetch or import the model again"
         ) from error
     if size != model.weights_size:
         raise ModelError(
-            f"the weights '{path}' are damaged: {size} bytes, expected {model.weights_size}; install the model again"
+            f"the weights '{path}' are damaged: {size} bytes, expected {model.weights_size}; "
+            "fetch or import the model again"
         )
     return path
 
@@ -103,7 +105,7 @@ def verify_model(folder: Path, *, on_bytes: Callable[[int], None] | None = None)
     if found != model.weights_sha256:
         raise ModelError(
             f"the weights '{path}' are damaged: SHA-256 {found}, expected {model.weights_sha256}; "
-            "install the model again"
+            "fetch or import the model again"
         )
     check_tensors(read_tensors(path), model.tensor_shapes(), str(path))
     return model

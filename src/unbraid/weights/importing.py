@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from unbraid.errors import ModelError, UsageError
 from unbraid.models.spleeter.config import SpleeterConfig
@@ -17,15 +23,16 @@ from unbraid.weights.convert.read import is_openunmix, read_network
 from unbraid.weights.convert.torch_file import read_torch_file
 from unbraid.weights.fetch import Fetched
 from unbraid.weights.folder import CARD, installed_folder, sha256_of, verify_model, write_model
-from unbraid.weights.install import Installed, Part, install, model_lock, remove, write_parts
-from unbraid.weights.model_file import DESCRIPTION, WEIGHTS
+from unbraid.weights.install import Installed, Part, install, model_lock, write_parts
+from unbraid.weights.model_file import DESCRIPTION, WEIGHTS, ModelFile, parse_model
 from unbraid.weights.store import BUILTIN
-from unbraid.weights.tensors import read_tensors
+from unbraid.weights.tensors import read_metadata, read_tensors
 
 __all__ = ["ImportOptions", "import_models"]
 
 # A checkpoint of TensorFlow is a folder; everything else that holds weights ends like this.
 _SUFFIXES = (".tar.gz", ".tgz", ".th", ".pth", ".pt", ".safetensors")
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -51,94 +58,127 @@ def import_models(path: Path, options: ImportOptions | None = None) -> Iterator[
     Raises ModelError where there is nothing to import, UsageError where the options do not fit.
     """
     options = options or ImportOptions()
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ModelError(f"cannot import '{path}': there is no such file or folder")
-    if path.is_file() or _is_model(path):
-        yield _import_one(path, options)
-        return
-    yield from _import_all(path, options)
+    with _translated(path):
+        jobs = list(_jobs(path, options)) if path.is_dir() and not _is_model(path) else [_one(path, options)]
+    if options.name is not None and len(jobs) > 1:
+        raise UsageError(f"--name is for one model, and '{path}' holds {len(jobs)}; import them one by one")
+    for job in jobs:
+        try:
+            with _translated(path):
+                done = job()
+        except ModelError as error:
+            yield error
+        else:
+            yield done
 
 
-def _import_all(folder: Path, options: ImportOptions) -> Iterator[Installed | ModelError]:
+_Job = Callable[[], Installed]
+
+
+def _jobs(folder: Path, options: ImportOptions) -> Iterator[_Job]:
     """Everything in a folder: the parts of a published model, of a bag or of an Open-Unmix together, the rest alone."""
-    items = [item for item in sorted(folder.iterdir()) if _is_model(item) or item.name.endswith(_SUFFIXES)]
+    items = [item for item in sorted(folder.iterdir()) if item.name.endswith(_SUFFIXES) or _is_model(item)]
     if not items:
         raise ModelError(
-            f"cannot import '{folder}': it holds no checkpoint, no model.toml and no file that ends in "
+            f"cannot import '{folder}': it holds no checkpoint, no {DESCRIPTION} and no file that ends in "
             + ", ".join(_SUFFIXES)
         )
-    if options.name is not None and len(items) > 1:
-        raise UsageError("--name is for one model; import the files of the folder one by one")
-    known = {item: _known_as(item) for item in items if item.is_file()}
+    rest = set(items)
+    known = {item: _known_as(item) for item in items if options.name is None and item.is_file()}
     for entry in catalog().values():
         files = {file.remote.name: item for item, found in known.items() for one, file in found if one is entry}
         if len(entry.files) > 1 and len(files) == len(entry.files):
-            items = [item for item in items if item not in files.values()]
-            yield from _attempt(lambda entry=entry, files=files: _install(entry, files, folder, options))
+            rest -= set(files.values())
+            yield partial(_install, entry, files, folder, options)
     for bag in sorted(folder.glob("*.yaml")):
-        files = _members(bag, items)
-        items = [item for item in items if item not in files]
-        if files:
-            yield from _attempt(lambda bag=bag, files=files: _import_bag(bag, files, options))
-    targets = [item for item in items if item.name.endswith(".pth") and is_openunmix(read_torch_file(item))]
+        members = _members(bag, items)
+        if members and rest.issuperset(members):
+            rest -= set(members)
+            yield partial(_import_bag, bag, members, options)
+    targets = [item for item in items if item in rest and item.suffix == ".pth" and _is_target(item)]
     if len(targets) > 1:
-        items = [item for item in items if item not in targets]
-        yield from _attempt(lambda: _import_targets(folder, targets, options))
-    stems = [_stem(item) for item in items]
-    for item in items:
+        rest -= set(targets)
+        yield partial(_import_targets, folder, targets, options)
+    singles = [item for item in items if item in rest]
+    stems = [_stem(item) for item in singles]
+    for item in singles:
         # Two files of one name, as of one model in two forms, keep their endings.
-        name = options.name or (item.name if stems.count(_stem(item)) > 1 else None)
-        yield from _attempt(lambda item=item, name=name: _import_one(item, replace(options, name=name)))
+        yield _one(item, options, item.name if stems.count(_stem(item)) > 1 else "")
 
 
-def _attempt(work: Callable[[], Installed]) -> Iterator[Installed | ModelError]:
-    """One of several: why it fails is told, and does not stop the others."""
-    try:
-        yield work()
-    except ModelError as error:
-        yield error
-
-
-def _import_one(path: Path, options: ImportOptions) -> Installed:
+def _one(path: Path, options: ImportOptions, name: str = "") -> _Job:
     """A model folder, a checkpoint, or a file; as a model of the catalogue if it is that."""
+    wanted = name or _stem(path.absolute())
     if (path / DESCRIPTION).is_file():
-        return _copy(path, options)
+        return partial(_copy_folder, path, options)
     if path.is_file() and options.name is None:
         for entry, file in _known_as(path):
             if len(entry.files) == 1:
-                return _install(entry, {file.remote.name: path}, path, options)
-    version = options.demucs_version
+                return partial(_install, entry, {file.remote.name: path}, path, options)
+    return partial(_convert, path, wanted, options)
+
+
+def _convert(path: Path, wanted: str, options: ImportOptions) -> Installed:
+    """A file or checkpoint that nothing is known about but what it says itself."""
+    name = _free_name(wanted, options)
+    exported = _exported(path) if path.suffix == ".safetensors" else None
+    if exported is not None:
+        return _copy(exported, path, read_tensors(path), "", name, options)
     with (
-        _room(_free_name(path, options), path, options) as folder,
-        read_network(path, config=options.config, demucs_version=version) as network,
+        _room(name, path, options) as (folder, scratch),
+        read_network(path, scratch, config=options.config, demucs_version=options.demucs_version) as network,
     ):
-        model = write_parts(folder, _free_name(path, options), [Part(network)], _origins([path]))
-        return Installed(model, folder, network.notices)
+        return Installed(write_parts(folder, name, [Part(network)], _origins([path])), folder, network.notices)
 
 
-def _copy(source: Path, options: ImportOptions) -> Installed:
+def _copy_folder(source: Path, options: ImportOptions) -> Installed:
     """A model folder, once it is found whole."""
     model = verify_model(source)
     card = source / CARD
-    model = replace(model, name=_free_name(Path(options.name or model.name), options))
-    with _room(model.name, source, options) as folder:
-        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-        return Installed(write_model(folder, model, read_tensors(source / WEIGHTS), card=text), folder)
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return _copy(model, source, read_tensors(source / WEIGHTS), text, _free_name(model.name, options), options)
+
+
+def _copy(
+    model: ModelFile, source: Path, tensors: Mapping[str, NDArray[Any]], card: str, name: str, options: ImportOptions
+) -> Installed:
+    """A model in our own form."""
+    with _room(name, source, options) as (folder, _):
+        return Installed(write_model(folder, replace(model, name=name), tensors, card=card), folder)
+
+
+def _exported(path: Path) -> ModelFile | None:
+    """What a file of `unbraid models export` says of its model; None for another program's."""
+    metadata = read_metadata(path)
+    if "networks" not in metadata:
+        return None
+    keys = ("stems", "sample_rate", "networks", "segment_s")
+    try:
+        content = {key: json.loads(metadata[key]) for key in keys if key in metadata}
+        content |= {key: metadata[key] for key in ("name", "licence") if key in metadata}
+        return parse_model({"format": 1, "weights": {"size": 0, "sha256": "0" * 64}, **content})
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"cannot use '{path}': its metadata are not JSON ({error})") from error
+    except ModelError as error:
+        raise ModelError(f"cannot use '{path}': its metadata: {error}") from error
 
 
 def _install(entry: Entry, files: Mapping[str, Path], path: Path, options: ImportOptions) -> Installed:
     """A model of the catalogue from its own files."""
-    with _room(entry.name, path, options, lock=False):
-        return install(entry, files=files)
+    if installed_folder(entry.variant_of or entry.name).exists() and not options.replace:
+        raise _is_there(path, entry.name)
+    return install(entry, files=files, replace=options.replace)
 
 
 def _import_bag(path: Path, files: Sequence[Path], options: ImportOptions) -> Installed:
     """Several networks that a file of Demucs joins."""
     bag = read_bag(path)
-    name = _free_name(path, options)
+    name = _free_name(_stem(path), options)
     with ExitStack() as stack:
-        folder = stack.enter_context(_room(name, path, options))
-        networks = [stack.enter_context(read_network(file)) for file in files]
+        folder, scratch = stack.enter_context(_room(name, path, options))
+        networks = [stack.enter_context(read_network(file, scratch)) for file in files]
         weights = bag.weights or [None] * len(files)
         parts = [Part(*one) for one in zip(networks, bag.models, weights, strict=True)]
         model = write_parts(folder, name, parts, _origins(files), segment_s=bag.segment_s)
@@ -154,30 +194,63 @@ def _members(bag: Path, items: Sequence[Path]) -> list[Path]:
     return [item for item in found if item is not None] if None not in found else []
 
 
+def _is_target(path: Path) -> bool:
+    """Whether a file holds one of the networks of an Open-Unmix."""
+    try:
+        return is_openunmix(read_torch_file(path))
+    except ModelError:
+        return False  # which is said when the file is imported
+
+
 def _import_targets(folder: Path, files: Sequence[Path], options: ImportOptions) -> Installed:
-    """The networks of one Open-Unmix, a stem each."""
-    network = read_openunmix({target_of(file): file for file in files})
-    name = _free_name(folder, options)
-    with _room(name, folder, options) as target:
+    """The networks of one Open-Unmix, a stem each; their names say of what, or else the folder's does."""
+    stems = [target_of(file) for file in files]
+    for file, stem in zip(files, stems, strict=True):
+        first = files[stems.index(stem)]
+        if file is not first:
+            raise ModelError(
+                f"cannot import '{folder}': '{first.name}' and '{file.name}' are both for the stem '{stem}'; "
+                "put the files of each model into a folder of its own"
+            )
+    before = {file.name.partition(stem)[0] for file, stem in zip(files, stems, strict=True)}
+    common = before.pop() if len(before) == 1 else ""
+    name = _free_name(common.strip("-_.") or _stem(folder.absolute()), options)
+    with _room(name, folder, options) as (target, _):
+        network = read_openunmix(dict(zip(stems, files, strict=True)))
         return Installed(write_parts(target, name, [Part(network)], _origins(files)), target, network.notices)
 
 
 @contextmanager
-def _room(name: str, path: Path, options: ImportOptions, *, lock: bool = True) -> Iterator[Path]:
-    """The folder for a model, free or allowed to be replaced."""
+def _room(name: str, path: Path, options: ImportOptions) -> Iterator[tuple[Path, Path]]:
+    """The folder for a model, free or allowed to be replaced, and one for what is needed meanwhile."""
     folder = installed_folder(name)
-    if folder.exists():
-        if not options.replace:
-            raise ModelError(f"cannot import '{path}': '{name}' is installed already; replace it with --replace")
-        if not lock:
-            remove(name)
-    with model_lock(folder) if lock else nullcontext():
-        yield folder
+    with model_lock(folder) as scratch:
+        if folder.exists() and not options.replace:
+            raise _is_there(path, name)
+        yield folder, scratch
+
+
+def _is_there(path: Path, name: str) -> ModelError:
+    return ModelError(
+        f"cannot import '{path}': a model '{name}' is installed already; give another --name, or --replace it"
+    )
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"cannot import '{error.filename or path}': {error.strerror or error}") from error
 
 
 def _known_as(path: Path) -> list[tuple[Entry, CatalogFile]]:
     """The models of the catalogue that a file belongs to, by its SHA-256."""
-    sha256 = sha256_of(path)
+    try:
+        sha256 = sha256_of(path)
+    except ModelError:
+        return []  # which is said when the file is imported
     return [
         (entry, file)
         for entry in catalog().values()
@@ -186,15 +259,16 @@ def _known_as(path: Path) -> list[tuple[Entry, CatalogFile]]:
     ]
 
 
-def _free_name(path: Path, options: ImportOptions) -> str:
-    """The name wanted, else one made of the file's; never that of a published or built-in model."""
-    taken = (*catalog(), *BUILTIN)
+def _free_name(wanted: str, options: ImportOptions) -> str:
+    """The name that the user gives, else one made of the file's; never that of a published or built-in model."""
+    # On some systems, folders whose names differ in case only are the same.
+    taken = {installed_folder(name).name.casefold() for name in (*catalog(), *BUILTIN)}
     if options.name is not None:
-        if options.name in taken:
+        if installed_folder(options.name).name.casefold() in taken:
             raise UsageError(f"'{options.name}' is the name of another model; choose another with --name")
         return options.name
-    name = re.sub(r"[^\w.+-]+", "-", _stem(path.absolute()), flags=re.ASCII).strip("-.") or "model"
-    return f"{name}-imported" if name in taken else name
+    name = re.sub(r"[^\w.+-]+", "-", wanted, flags=re.ASCII)[:_LONGEST_NAME].strip("-.+") or "model"
+    return f"{name}-imported" if name.casefold() in taken else name
 
 
 def _stem(path: Path) -> str:
@@ -203,7 +277,10 @@ def _stem(path: Path) -> str:
 
 def _is_model(path: Path) -> bool:
     """Whether a folder is one model."""
-    return (path / DESCRIPTION).is_file() or (path / "checkpoint").is_file() or any(path.glob("*.index"))
+    try:
+        return (path / DESCRIPTION).is_file() or (path / "checkpoint").is_file() or any(path.glob("*.index"))
+    except OSError:
+        return False  # it cannot be looked into
 
 
 def _origins(paths: Sequence[Path]) -> list[Fetched]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from unbraid.weights.convert.network import ConvertedNetwork
 from unbraid.weights.convert.openunmix import read_openunmix
 from unbraid.weights.convert.read import read_network
 from unbraid.weights.fetch import Fetched, FetchProgress, fetch
-from unbraid.weights.folder import installed_folder, installed_models, sha256_of, write_model
-from unbraid.weights.model_file import CONVERTER, DESCRIPTION, ModelFile, NetworkPart, Origin, read_model_file
+from unbraid.weights.folder import installed_folder, installed_models, sha256_of, verify_model, write_model
+from unbraid.weights.model_file import CONVERTER, ModelFile, NetworkPart, Origin
+from unbraid.weights.part import Part as Download
+from unbraid.weights.part import locked, writing
 from unbraid.weights.places import downloads_folder, home_folder
+from unbraid.weights.store import BUILTIN
 
 __all__ = ["Installed", "Part", "install", "model_lock", "remove", "write_parts"]
 
@@ -44,34 +48,43 @@ class Part:
 
 
 def install(
-    entry: Entry, *, files: Mapping[str, Path] | None = None, on_progress: OnProgress | None = None
+    entry: Entry,
+    *,
+    files: Mapping[str, Path] | None = None,
+    replace: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Installed:
-    """Fetch the files of a model of the catalogue and convert them; a model that is there already is left alone.
+    """Fetch the files of a model of the catalogue and convert them; one that is there and sound is left alone.
 
     files : those of its files that are on this machine already, by their names in the catalogue
+    replace : convert them anew all the same
     on_progress : called while files are fetched; what it raises stops the work, and the next call goes on from there
 
     Raises ModelError where a file cannot be had or is not what the catalogue says, or the model cannot be written.
     """
     entry = catalog()[entry.variant_of or entry.name]
     given, folder = files or {}, installed_folder(entry.name)
-    if (folder / DESCRIPTION).is_file():
-        return Installed(read_model_file(folder), folder)
-    with model_lock(folder):
-        if (folder / DESCRIPTION).is_file():
-            return Installed(read_model_file(folder), folder)
+    # First without the lock, so that nothing needs to be written for a model that is there.
+    there = None if replace else _sound(folder)
+    if there is not None:
+        return there
+    with model_lock(folder, lambda: _report(entry, on_progress)) as scratch:
+        there = None if replace else _sound(folder)
+        if there is not None:
+            return there
         fetched = [
             _checked(file, given[file.remote.name])
             if file.remote.name in given
             else fetch(file.remote, downloads_folder(), on_progress=on_progress)
             for file in entry.files
         ]
-        with _converted(entry, [one.path for one in fetched]) as parts:
+        with _converted(entry, [one.path for one in fetched], scratch) as parts:
             model = write_parts(folder, entry.name, parts, fetched, entry=entry, segment_s=entry.segment_s)
             notices = tuple(notice for part in parts for notice in part.network.notices)
-        for one in fetched:
-            if one.path.parent == downloads_folder():
-                one.path.unlink(missing_ok=True)
+        for file in entry.files:
+            if file.remote.name not in given:
+                with suppress(OSError):
+                    (downloads_folder() / file.remote.name).unlink(missing_ok=True)
     trusted = tuple(
         f"nobody publishes a hash of '{one.path.name}': the one found is recorded, {one.sha256}"
         for one in fetched
@@ -127,15 +140,19 @@ def write_parts(
 
 def remove(name: str) -> int:
     """Delete an installed model; returns the number of bytes. ModelError where there is none of that name."""
-    folder = installed_models().get(name)
-    if folder is None:
-        raise ModelError(f"the model '{name}' is not installed; 'unbraid models list' shows what is")
-    with model_lock(folder):
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        # Out of the way in one step, so that an interruption leaves no half of a model.
-        gone = folder.with_name(f".{folder.name}.removed")
+    if name in BUILTIN:
+        raise ModelError(f"cannot remove '{name}': it is built in")
+    if name in catalog() and catalog()[name].variant_of:
+        base = catalog()[name].variant_of
+        raise ModelError(f"cannot remove '{name}': it is '{base}', used in another way; remove that")
+    folder = installed_models().get(name) or installed_folder(name)
+    if not folder.is_dir():
+        raise ModelError(f"the model '{name}' is not installed; 'unbraid models list --installed' shows what is")
+    with model_lock(folder) as scratch:
         try:
-            shutil.rmtree(gone, ignore_errors=True)
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            # Out of the way in one step, so that an interruption leaves no half of a model.
+            gone = scratch / "removed"
             folder.rename(gone)
             shutil.rmtree(gone)
         except OSError as error:
@@ -144,27 +161,58 @@ def remove(name: str) -> int:
 
 
 @contextmanager
-def model_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes away from a model's folder; ends with the process, however that ends."""
-    from filelock import FileLock
+def model_lock(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[Path]:
+    """Keep other processes away from a model's folder; ends with the process, however that ends.
 
-    path = home_folder() / "locks" / f"{folder.name}.lock"
+    waiting : called now and then while another process is at it
+
+    Yields a folder beside it for what is needed meanwhile; at the end it goes, with all that is in it.
+    """
+    with locked(home_folder() / "locks" / folder.name, waiting):
+        _clean(folder)
+        scratch = folder.with_name(f".{folder.name}.scratch")
+        try:
+            with writing(scratch):
+                scratch.mkdir(parents=True)
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what an interrupted process left beside a model's folder."""
+    if not folder.parent.is_dir():
+        return
+    left = [path for path in folder.parent.iterdir() if _is_left(path.name, folder.name)]
+    if not folder.exists():
+        # It was about to be replaced: the old one had stepped aside, the new one had not taken its place.
+        for path in (path for path in left if path.suffix == ".old"):
+            with suppress(OSError):
+                path.rename(folder)
+                break
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_left(name: str, model: str) -> bool:
+    """Whether that is the name of something temporary of this model's, and not of another's with a longer name."""
+    return re.fullmatch(rf"\.{re.escape(model)}\.([0-9]+\.(part|old)|scratch)", name) is not None
+
+
+def _sound(folder: Path) -> Installed | None:
+    """The model in a folder, if it is whole."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise ModelError(
-            f"cannot write to '{home_folder()}': {getattr(error, 'strerror', None) or error}; "
-            "choose another place for models with UNBRAID_HOME"
-        ) from error
-    try:
-        # What an interrupted process left behind.
-        for left in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
-    finally:
-        lock.release()
+        return Installed(verify_model(folder), folder)
+    except ModelError:
+        return None
+
+
+def _report(entry: Entry, on_progress: OnProgress | None) -> None:
+    """Show how far another process is with the files."""
+    for file in entry.files:
+        part = downloads_folder() / f"{file.remote.name}.part"
+        if on_progress and part.is_file():
+            on_progress(FetchProgress(file.remote.name, Download(part).length(), file.remote.size))
 
 
 def _checked(file: CatalogFile, path: Path) -> Fetched:
@@ -176,7 +224,7 @@ def _checked(file: CatalogFile, path: Path) -> Fetched:
 
 
 @contextmanager
-def _converted(entry: Entry, paths: Sequence[Path]) -> Iterator[list[Part]]:
+def _converted(entry: Entry, paths: Sequence[Path], scratch: Path) -> Iterator[list[Part]]:
     """The networks of a model of the catalogue; their tensors are views of the files while this lasts."""
     if entry.family == "openunmix":
         targets = {file.target: path for file, path in zip(entry.files, paths, strict=True)}
@@ -185,6 +233,6 @@ def _converted(entry: Entry, paths: Sequence[Path]) -> Iterator[list[Part]]:
     config = SpleeterConfig.from_json(entry.config) if entry.config else None
     with ExitStack() as stack:
         yield [
-            Part(stack.enter_context(read_network(path, config=config)), file.network, file.stem_weights)
+            Part(stack.enter_context(read_network(path, scratch, config=config)), file.network, file.stem_weights)
             for file, path in zip(entry.files, paths, strict=True)
         ]

@@ -18,7 +18,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "ModelFile", "NetworkPart", "Origin", "format_model_file", "read_model_file"]
+__all__ = [
+    "DESCRIPTION",
+    "WEIGHTS",
+    "ModelFile",
+    "NetworkPart",
+    "Origin",
+    "format_model_file",
+    "network_data",
+    "parse_model",
+    "read_model_file",
+]
 
 DESCRIPTION = "model.toml"
 WEIGHTS = "weights.safetensors"
@@ -117,7 +127,7 @@ def read_model_file(folder: Path) -> ModelFile:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise ModelError(f"it is larger than {_LARGEST} bytes")
-        return _parse(tomllib.loads(text.decode("utf-8")))
+        return parse_model(tomllib.loads(text.decode("utf-8")))
     except OSError as error:
         raise ModelError(f"cannot read model description '{path}': {error.strerror or error}") from error
     # UnicodeDecodeError and TOMLDecodeError are both ValueErrors; nested too deep is a RecursionError.
@@ -145,14 +155,15 @@ def format_model_file(content: ModelFile) -> str:
         "sample_rate": content.sample_rate,
         **{key: value for key, value in optional.items() if value is not None},
         "weights": {"size": content.weights_size, "sha256": content.weights_sha256},
-        "networks": [_network_data(part) for part in content.networks],
+        "networks": [network_data(part) for part in content.networks],
     }
     if content.origin:
         data["origin"] = [{key: value for key, value in vars(origin).items() if value} for origin in content.origin]
     return "# A model of Unbraid; its docs/models/format.md describes this file.\n" + tomli_w.dumps(data)
 
 
-def _network_data(part: NetworkPart) -> dict[str, Any]:
+def network_data(part: NetworkPart) -> dict[str, Any]:
+    """A network as plain data, as `parse_model` takes it."""
     data: dict[str, Any] = {"family": part.family}
     if part.name:
         data["name"] = part.name
@@ -161,7 +172,8 @@ def _network_data(part: NetworkPart) -> dict[str, Any]:
     return {**data, "config": family(part.family).write(part.config)}
 
 
-def _parse(data: Mapping[str, Any]) -> ModelFile:
+def parse_model(data: Mapping[str, Any]) -> ModelFile:
+    """Check a description as plain data; ModelError says what is wrong with it."""
     if data.get("format") != FORMAT:
         raise ModelError(f"format must be {FORMAT}, got {data.get('format')!r}; a newer Unbraid may read it")
     _check_keys("", data, _KEYS, _REQUIRED)

@@ -14,17 +14,17 @@ from unbraid.weights.convert.network import ConvertedNetwork
 from unbraid.weights.convert.openunmix import read_openunmix, target_of
 from unbraid.weights.convert.spleeter import read_spleeter
 from unbraid.weights.convert.torch_file import read_torch_file
-from unbraid.weights.places import downloads_folder
 
 __all__ = ["is_openunmix", "read_network"]
 
 
 @contextmanager
 def read_network(
-    path: Path, *, config: SpleeterConfig | None = None, demucs_version: int = 2
+    path: Path, scratch: Path, *, config: SpleeterConfig | None = None, demucs_version: int = 2
 ) -> Iterator[ConvertedNetwork]:
     """Convert the network of a file, or of a folder with a TensorFlow checkpoint.
 
+    scratch : a folder for what is unpacked; what is in it must stay as long as the context
     config : of a checkpoint of Spleeter; None for that of Spleeter's own model with as many stems
     demucs_version : 1 or 2, for a Demucs without a description of itself
 
@@ -40,8 +40,7 @@ def read_network(
     except OSError as error:
         raise ModelError(f"cannot read '{path}': {error.strerror or error}") from error
     if head == b"\x1f\x8b":
-        # Beside the archive there may be no right to write, and the place for temporary files is often small.
-        with unpacked(path, downloads_folder()) as folder:
+        with unpacked(path, scratch) as folder:
             yield read_spleeter(folder, config)
     elif path.suffix == ".safetensors":
         yield read_demucs_safetensors(path)
