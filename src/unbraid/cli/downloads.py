@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from unbraid.cli.render import one_line
+from unbraid.errors import CancelledError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -21,6 +22,7 @@ class DownloadDisplay:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        self._began = False
         self._bars: Bars | None = None
         self._tasks: dict[str, Any] = {}
 
@@ -32,9 +34,12 @@ class DownloadDisplay:
     ) -> None:
         if self._bars:
             self._bars.stop()
+        if self._began and isinstance(error, KeyboardInterrupt):
+            raise CancelledError("interrupted; what was downloaded is kept, and the next try goes on there") from error
 
     def show(self, progress: FetchProgress) -> None:
         """Move a file's bar, which appears when its first bytes do."""
+        self._began = True
         if self._quiet:
             return
         if progress.name not in self._tasks:

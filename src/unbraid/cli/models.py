@@ -30,9 +30,9 @@ def list_models(
     """List models: built in, installed, and published."""
     from unbraid.weights.overview import overview
 
-    rows = [row for row in overview() if not installed or row.state in ("built in", "installed")]
+    rows = [row for row in overview() if row.is_here or not installed]
     if as_json:
-        print(json.dumps([vars(row) for row in rows], indent=2))
+        _say(json.dumps([vars(row) for row in rows], indent=2))
         return
     table = [("Model", "State", "Size", "SDR", "Stems", "Licence")]
     for row in rows:
@@ -45,11 +45,10 @@ def list_models(
             cell.rjust(width) if i in (2, 3) else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        print("  ".join(cells).rstrip())
-    print(
-        "\nSDR: mean over the stems on MUSDB18's test set in dB, as published; 'unbraid models info NAME' gives the source.\n"
-        "later: can be fetched and converted, but this version does not run its family of networks yet."
-    )
+        _say("  ".join(cells).rstrip())
+    _say("\nSDR: mean over the stems on MUSDB18's test set in dB, as published; 'unbraid models info NAME' says where.")
+    if any("later" in row.state for row in rows):
+        _say("later: can be fetched and converted, but this version does not run its family of networks yet.")
 
 
 @models.command()
@@ -57,7 +56,7 @@ def info(name: Name) -> None:
     """Print a model's card: what it is, where it comes from, licence, training data, scores."""
     from unbraid.weights.overview import card_of
 
-    print(card_of(name).rstrip())
+    _say(card_of(name).rstrip())
 
 
 @models.command()
@@ -66,22 +65,27 @@ def fetch(
 ) -> None:
     """Download, check and convert models, to be used offline from then on."""
     from unbraid.cli.downloads import DownloadDisplay
-    from unbraid.weights.catalog import find
+    from unbraid.weights.catalog import catalog
     from unbraid.weights.install import install
+    from unbraid.weights.overview import folder_of
 
-    entries = [find(name) for name in names]
+    here = {name: folder_of(name) for name in names if name not in catalog()}
     failed = False
-    with DownloadDisplay(quiet=quiet) as display:
-        for entry in entries:
+    for name in names:
+        notices: tuple[str, ...] = ()
+        if name not in here:
             try:
-                done = install(entry, on_progress=display.show)
+                # One for each: while it shows bars, what is printed goes where they are.
+                with DownloadDisplay(quiet=quiet) as display:
+                    done = install(catalog()[name], on_progress=display.show)
             except ModelError as error:
                 _complain(error)
                 failed = True
                 continue
-            if not quiet:
-                print(f"{entry.name}: ready in '{done.folder}'")
-                _note(done.notices)
+            here[name], notices = done.folder, done.notices
+        if not quiet:
+            _say(f"{name}: ready in '{here[name]}'")
+            _note(notices)
     _exit(failed)
 
 
@@ -100,7 +104,7 @@ def verify(
     for name in names or (BUILTIN[0], *installed_models()):
         try:
             model = verify_model(folder_of(name))
-            print(f"{name}: sound, {model.weights_size / 1e6:.1f} MB, SHA-256 {model.weights_sha256}")
+            _say(f"{name}: sound, {model.weights_size / 1e6:.1f} MB, SHA-256 {model.weights_sha256}")
         except ModelError as error:
             _complain(error)
             failed = True
@@ -146,7 +150,7 @@ def import_files(
                     _complain(outcome)
                     failed = True
                 else:
-                    print(f"{outcome.model.name}: installed in '{outcome.folder}'")
+                    _say(f"{outcome.model.name}: installed in '{outcome.folder}'")
                     _note(outcome.notices)
         except ModelError as error:
             _complain(error)
@@ -175,7 +179,7 @@ def export(
             overwrite=overwrite,
             on_progress=display.show,
         )
-    print(f"{name} → {', '.join(str(path) for path in written)}")
+    _say(f"{name} → {', '.join(str(path) for path in written)}")
 
 
 @models.command()
@@ -186,7 +190,7 @@ def remove(names: Names) -> None:
     failed = False
     for name in names:
         try:
-            print(f"{name}: removed, {remove_model(name) / 1e6:.0f} MB freed")
+            _say(f"{name}: removed, {remove_model(name) / 1e6:.0f} MB freed")
         except ModelError as error:
             _complain(error)
             failed = True
@@ -199,7 +203,14 @@ def _complain(error: ModelError) -> None:
 
 def _note(notices: tuple[str, ...]) -> None:
     for notice in notices:
-        print(f"  note: {one_line(notice)}")
+        _say(f"  note: {notice}")
+
+
+def _say(text: str) -> None:
+    """Print lines, whatever characters they have and the output can take."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in text.split("\n"):
+        print(one_line(line).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _exit(failed: bool) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unbraid.errors import ModelError
 from unbraid.models.families import RUNNABLE
 from unbraid.weights.card import card
-from unbraid.weights.catalog import Entry, catalog, find
-from unbraid.weights.folder import CARD, installed_folder, installed_models
+from unbraid.weights.catalog import Entry, catalog
+from unbraid.weights.folder import CARD, check_weights, installed_folder, installed_models
 from unbraid.weights.model_file import DESCRIPTION, read_model_file
-from unbraid.weights.store import BUILTIN, BUILTIN_FOLDER
+from unbraid.weights.store import BUILTIN, BUILTIN_FOLDER, available_models
 
 __all__ = ["Row", "card_of", "folder_of", "overview"]
 
@@ -20,7 +21,8 @@ __all__ = ["Row", "card_of", "folder_of", "overview"]
 class Row:
     """A model in one line.
 
-    state : "built in", "installed", "available" (to be fetched), "later" (its family does not run yet) or "damaged"
+    state : "built in", "installed", "available" (to be fetched), "later" (to be fetched, but its family does not run
+        yet), "installed, later" or "damaged"
     size : in bytes, of the weights on this machine, else of the download; None where nobody says
     sdr : published mean over the stems on MUSDB18's test set, in dB
     """
@@ -32,13 +34,19 @@ class Row:
     stems: tuple[str, ...]
     licence: str
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine, sound or not."""
+        return self.state not in ("available", "later")
+
 
 def overview() -> list[Row]:
     """Every model: built in, published, imported."""
-    here = installed_models()
+    published = {installed_folder(name) for name in catalog()}
+    imported = {name: folder for name, folder in installed_models().items() if folder not in published}
     rows = [_row_of_folder(name, folder_of(name), "built in") for name in BUILTIN]
     rows += [_row_of_entry(entry) for entry in catalog().values()]
-    rows += [_row_of_folder(name, folder, "installed") for name, folder in here.items() if name not in catalog()]
+    rows += [_row_of_folder(name, folder, "installed") for name, folder in imported.items()]
     return rows
 
 
@@ -55,8 +63,9 @@ def folder_of(name: str) -> Path:
         return installed_models()[name]
     if (Path(name) / DESCRIPTION).is_file():
         return Path(name)
-    find(name)  # raises, with the nearest name
-    raise AssertionError(name)
+    near = difflib.get_close_matches(name, available_models(), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "'unbraid models list' shows what there is"
+    raise ModelError(f"unknown model '{name}'; {hint}")
 
 
 def card_of(name: str) -> str:
@@ -70,17 +79,19 @@ def card_of(name: str) -> str:
 
 
 def _row_of_entry(entry: Entry) -> Row:
-    runs = entry.families <= RUNNABLE
-    if (installed_folder(entry.variant_of or entry.name) / DESCRIPTION).is_file():
-        state = "installed" if runs else "installed, later"
-    else:
-        state = "available" if runs else "later"
-    return Row(entry.name, state, entry.size, entry.musdb_sdr, entry.stems, entry.licence)
+    state = "available" if entry.families <= RUNNABLE else "later"
+    row = Row(entry.name, state, entry.size, entry.musdb_sdr, entry.stems, entry.licence)
+    folder = installed_folder(entry.variant_of or entry.name)
+    if not (folder / DESCRIPTION).is_file():
+        return row
+    here = _row_of_folder(entry.name, folder, "installed")
+    return replace(row, state=here.state, size=here.size)
 
 
 def _row_of_folder(name: str, folder: Path, state: str) -> Row:
     try:
         model = read_model_file(folder)
+        check_weights(folder, model)
     except ModelError:
         return Row(name, "damaged", None, None, (), "")
     stems = ("vocals", "accompaniment") if name == "unbraid:2stems" else model.stems

@@ -153,7 +153,8 @@ def _published(name: str, entry: Entry, on_progress: OnProgress | None) -> Model
     # Spleeter keeps its own in $MODEL_PATH, else in a folder of the working directory.
     given, usual = os.environ.get("MODEL_PATH"), "pretrained_models"
     checkpoint = Path(given or usual) / base.name.partition(":")[2]
-    if checkpoint.is_dir() and (given or not installed):
+    # A download that failed leaves it an empty folder.
+    if (given or not installed) and any(checkpoint.glob("*.index")):
         return _checkpoint(name, config, checkpoint)
     if not installed:
         from unbraid.weights.install import install
