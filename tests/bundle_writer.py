@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "float16": 19}
+DTYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "bool": 10, "float16": 19}
 
 
 def crc32c_masked(data: bytes | bytearray) -> int:

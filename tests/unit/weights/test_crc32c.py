@@ -37,6 +37,14 @@ def test_is_the_definition_at_any_length(size: int) -> None:
     assert crc32c(data) == bit_by_bit(data)
 
 
+@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 7, 1000, 6000])
+def test_is_the_same_in_pieces_of_any_length(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    data = np.random.default_rng(piece).bytes(min(13_000, 300 * piece))
+    monkeypatch.setattr("unbraid.weights.convert.crc32c._PIECE", piece)
+    for size in (len(data), len(data) - 1, piece, piece - 1, piece + 1):
+        assert crc32c(data[:size]) == bit_by_bit(data[:size])
+
+
 def test_leaves_its_argument_alone() -> None:
     data = np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8)
     before = data.copy()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from bundle_writer import Bundle, Entry, crc32c_masked, nested, numeric, write_bundle
 from spleeter_checkpoint import FILTERS, spleeter_tensors
 from unbraid.errors import ModelError
+from unbraid.weights.convert.crc32c import crc32c, masked
 from unbraid.weights.convert.tensorflow import latest_checkpoint, read_checkpoint, spleeter_state
 
 SHARED = Path(os.environ.get("UNBRAID_SHARED", Path(__file__).parents[4] / "shared"))
@@ -50,6 +52,34 @@ def test_reads_several_shards(tmp_path: Path) -> None:
     tensors = small_tensors()
     read = read_checkpoint(write_bundle(tmp_path / "model", tensors, n_shards=3))
     for name, tensor in tensors.items():
+        np.testing.assert_array_equal(read[name], tensor)
+
+
+def test_tensors_are_maps_of_the_file_that_cannot_be_written_to(tmp_path: Path) -> None:
+    # 16 MB, of which no copy is made to check them.
+    tensors = {f"layer_{i}": np.full((1024, 1024), i, np.float32) for i in range(4)}
+    prefix = write_bundle(tmp_path / "model", tensors, checksum=lambda raw: masked(crc32c(raw)))
+    read_checkpoint(prefix)  # makes tables that stay
+    tracemalloc.start()
+    try:
+        read = read_checkpoint(prefix)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after < 100_000
+    assert peak < 10_000_000
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(read[name], tensor)
+        with pytest.raises(ValueError, match="read-only"):
+            read[name][0] = 0
+
+
+def test_misaligned_tensors_are_read_too(tmp_path: Path) -> None:
+    tensors = {"a": np.array([1, 2, 3], np.uint8), "b": np.array([1.5, -2.5], np.float64), "c": np.array([True])}
+    read = read_checkpoint(write_bundle(tmp_path / "model", tensors))
+    for name, tensor in tensors.items():
+        assert read[name].flags.aligned
+        assert not read[name].flags.writeable
         np.testing.assert_array_equal(read[name], tensor)
 
 
@@ -275,6 +305,27 @@ def test_spleeter_state_puts_every_tensor_in_its_place(n_channels: int) -> None:
     # And none is lost or used twice: the sums agree, but for the dead normalisations and the step.
     assert sum(v.size for v in state.values()) == sum(v.size for v in tensors.values()) - 1 - 12 * FILTERS[-1]
     assert len({float(v.flat[0]) for v in state.values()}) == len(state) == 3 * 70
+
+
+def test_spleeter_state_makes_no_copies() -> None:
+    tensors = spleeter_tensors(2)
+    before = {name: tensor.copy() for name, tensor in tensors.items()}
+    for value in spleeter_state(tensors, ("a", "b")).values():
+        assert any(np.shares_memory(value, tensor) for tensor in tensors.values())
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_spleeter_state_finds_one_wrong_number_anywhere(wrong: float) -> None:
+    tensors = spleeter_tensors(2)
+    kernel = tensors["conv2d_transpose_7/kernel"]
+    for at in np.random.default_rng(0).integers(0, kernel.size, 20):
+        right, kernel.flat[at] = kernel.flat[at], wrong
+        with pytest.raises(ModelError, match="'conv2d_transpose_7/kernel' of stem 'b' holds NaN or infinity"):
+            spleeter_state(tensors, ("a", "b"))
+        kernel.flat[at] = right
+    spleeter_state(tensors, ("a", "b"))
 
 
 def test_spleeter_state_fits_the_module() -> None:
