@@ -23,15 +23,16 @@ import torch
 from torch import nn
 
 from mutations import mutated
-from torch_writer import Member, zip_archive
+from torch_writer import Member, whole, zip_archive
 from unbraid.errors import ModelError
 from unbraid.weights.convert.torch_file import Record, read_torch_file
 
 FORMATS = [(new, protocol) for new in (True, False) for protocol in (2, 4)]
 
-# What no pickle of torch holds, or not there.
-STRANGE = [bytes([code]) for code in range(256)] + [b"h\x00", b"q\x00", b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\xff"]
-STRANGE += [b"\x8a\x09" + (10**20).to_bytes(9, "little"), b"cos\nsystem\n", b"X\x00\x00\x00\x00", b"r\xff\xff\xff\xff"]
+# Instructions to put where they do not belong.
+STRANGE = [code.code.encode("latin-1") for code in pickletools.opcodes]
+STRANGE += [b"h\x00", b"h\x05", b"q\x00", b"r\xff\xff\xff\xff", b"cos\nsystem\n", b"X\x00\x00\x00\x00", b"\xff"]
+NUMBERS = [whole(n) for n in (0, 1, 2, 3, 4, 5, 8, 100, -1, 1 << 20, 10**11, 1 << 31, 1 << 62, 1 << 63, 1 << 64)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,8 @@ def reassembled(seed: Seed, pool: Sequence[bytes], rng: random.Random) -> bytes:
     parts = instructions(seed.pickle)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         place, other = rng.randrange(1, len(parts)), rng.randrange(1, len(parts))
-        how = rng.randrange(6)
+        numbers = [index for index, part in enumerate(parts) if part[:1] in (b"K", b"M", b"J", b"\x8a")]
+        how = rng.randrange(8)
         if how == 0:
             del parts[place : place + rng.choice((1, 1, 2, 5))]
         elif how == 1:
@@ -98,8 +100,10 @@ def reassembled(seed: Seed, pool: Sequence[bytes], rng: random.Random) -> bytes:
             parts[place], parts[other] = parts[other], parts[place]
         elif how == 3:
             parts[place] = mutated(parts[place], pool, rng)
-        else:
+        elif how <= 5:
             parts[place : place + how - 4] = [rng.choice(pool)]
+        elif numbers:
+            parts[rng.choice(numbers)] = rng.choice(NUMBERS)
         if len(parts) < 2:
             break
     return seed.with_pickle(b"".join(parts))

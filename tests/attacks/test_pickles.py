@@ -226,8 +226,15 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "billion laughs of tensors": (laughs(tensor(), lambda ten: b"](" + ten + b"e"), "or are more than"),
     "key that takes an age to hash": (b"})" + b"q\x00h\x00\x86" * 200 + b"Ns", "a tuple for a key"),
     "key that is a tensor": (b"}" + tensor() + b"Ns", "a StoredTensor for a key"),
-    "keys that collide": (b"}(" + b"".join(whole(i << 61) + b"N" for i in range(1, 9)) + b"u", "a int for a key"),
-    "negative key": (b"}" + whole(-1) + b"Ns", "a int for a key"),
+    "keys that collide": (
+        b"}(" + b"".join(whole((i << 40) + (1 << 30)) + b"N" for i in range(2000)) + b"u",
+        "or too many such",
+    ),
+    "keys that collide, with the hash 0": (
+        b"}(" + b"".join(whole(i * ((1 << 61) - 1)) + b"N" for i in range(9)) + b"u",
+        "too many",
+    ),
+    "negative key": (b"}" + whole(-1) + b"Ns", "the key -1"),
     "same key twice": (b"}(" + text("k") + b"N" + text("k") + b"Nu", "'k' in a dict twice"),
     "set": (b"\x8f", "EMPTY_SET"),
     "frozen set": (b"(N\x91", "FROZENSET"),

@@ -160,6 +160,11 @@ def test_a_checkpoint_with_its_optimiser(reread: Any) -> None:
     assert assert_same(reread(checkpoint), checkpoint) == 10
 
 
+def test_an_old_optimiser_that_counts_by_address(reread: Any) -> None:
+    state = {140_234_567_890_000 + 64 * i: torch.full((2,), i) for i in range(300)}
+    assert assert_same(reread({"optimizer": {"state": state}}), {"optimizer": {"state": state}}) == 300
+
+
 def test_tensors_map_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.th"
     torch.save(torch.arange(1000), path)

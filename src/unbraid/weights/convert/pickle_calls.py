@@ -83,7 +83,7 @@ class NumpyType:
     dtype: np.dtype[Any]
 
 
-def shown(text: str | Reference) -> str:
+def shown(text: str | int | Reference) -> str:
     """Return foreign text in quotes, on one line and not too long, for a message."""
     quoted = repr(str(text)[:101])
     return quoted if len(quoted) <= 100 else f"{quoted[:97]}…'"
@@ -130,8 +130,8 @@ def _fraction(arguments: Arguments) -> Fraction:
     """('39/5'), or from Python 3.12 on (39, 5)."""
     match arguments:
         case (str() as text,) if re.fullmatch(r"-?\d{1,30}(/\d{1,30})?", text, re.ASCII):
-            numerator, _, denominator = text.partition("/")
-            arguments = (int(numerator), int(denominator or 1))
+            over, _, under = text.partition("/")
+            arguments = (int(over), int(under or 1))
     match arguments:
         case (int() as numerator, int() as denominator) if denominator:
             return Fraction(numerator, denominator)

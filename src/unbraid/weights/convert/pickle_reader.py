@@ -37,8 +37,10 @@ _LARGEST_PICKLE = 1 << 26
 _MOST_INSTRUCTIONS = 1 << 20
 _DEEPEST = 64
 
-# Keys are an optimiser's parameter numbers. Greater ones could be chosen to collide in the table of a dict.
-_MOST_KEY = 1 << 20
+# An optimiser's state has the numbers of its parameters for keys, in old files their addresses. Of large numbers, many
+# can be chosen to collide in the table of a dict, which then takes quadratic time.
+_SMALL_KEY = 1 << 20
+_MOST_LARGE_KEYS = 1 << 10
 
 
 def read_pickle(data: bytes | memoryview) -> object:
@@ -98,7 +100,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> object:
-        if self.take(1) != b"\x80" or not 2 <= self.number(1) <= 5:
+        if self.number(1) != _PROTO or not 2 <= self.number(1) <= 5:
             raise Damage("it holds no pickle of protocol 2 to 5")
         for _ in range(_MOST_INSTRUCTIONS):
             code = self.number(1)
@@ -108,8 +110,8 @@ class _Machine:
                 return self.pop()
             instruction = _INSTRUCTIONS.get(code)
             if instruction is None:
-                known = pickletools.code2op.get(chr(code))
-                raise Damage(f"its pickle holds {known.name if known else f'byte {code}'}, which no saved model needs")
+                name = next((known.name for known in pickletools.opcodes if known.code == chr(code)), f"byte {code}")
+                raise Damage(f"its pickle holds {name}, which no saved model needs")
             instruction(self)
         raise Damage(f"its pickle has more than {_MOST_INSTRUCTIONS} instructions")
 
@@ -198,8 +200,10 @@ class _Machine:
         if not isinstance(target, dict) or len(values) % 2:
             raise Damage("its pickle sets items of what is no dict")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if not isinstance(key, str) and not (type(key) is int and 0 <= key < _MOST_KEY):
+            if not isinstance(key, str) and type(key) is not int:
                 raise Damage(f"its pickle has a dict with a {type(key).__name__} for a key")
+            if type(key) is int and not 0 <= key < (_SMALL_KEY if len(target) >= _MOST_LARGE_KEYS else 1 << 63):
+                raise Damage(f"its pickle has a dict with the key {key}, or too many such")
             if key in target:
                 raise Damage(f"its pickle sets {shown(key)} in a dict twice")
             target[key] = value
@@ -258,6 +262,7 @@ def _text(data: memoryview) -> str:
         raise Damage("text in its pickle is not UTF-8") from None
 
 
+_PROTO = 0x80
 _STOP = ord(".")
 
 _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {

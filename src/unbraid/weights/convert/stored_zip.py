@@ -77,11 +77,11 @@ def stored_members(data: memoryview) -> dict[str, Member]:
 def _directory(data: memoryview) -> tuple[int, int, int]:
     """Return the number of members, and where their directory begins and ends."""
     last = len(data) - _END.size
-    if last < 0 or data[last : last + 4] != b"PK\x05\x06":
+    if last < 0 or bytes(data[last : last + 4]) != b"PK\x05\x06":
         raise Damage("it does not end as a zip archive does: it is cut short, or not what torch.save wrote")
     _, disk, first_disk, n_here, n_entries, size, start, n_comment = _END.unpack_from(data, last)
     end = last
-    if last >= _END64.size + _LOCATOR.size and data[last - _LOCATOR.size :][:4] == b"PK\x06\x07":
+    if last >= _END64.size + _LOCATOR.size and bytes(data[last - _LOCATOR.size :][:4]) == b"PK\x06\x07":
         end = last - _LOCATOR.size - _END64.size
         fields = _END64.unpack_from(data, end)
         if fields[0] != b"PK\x06\x06" or fields[7:] != (n_entries, size, start):
@@ -105,7 +105,7 @@ def _after_header(data: memoryview, start: int, raw_name: bytes) -> int:
         raise Damage("a member begins beyond its end")
     magic, _, _, method, _, _, _, _, _, n_name, n_extra = _LOCAL.unpack_from(data, start)
     begin = start + _LOCAL.size + n_name
-    if magic != b"PK\x03\x04" or method or data[start + _LOCAL.size : begin] != raw_name:
+    if magic != b"PK\x03\x04" or method or bytes(data[start + _LOCAL.size : begin]) != raw_name:
         raise Damage(f"its member {shown(_name(raw_name))} is not where its directory says")
     return int(begin + n_extra)
 

@@ -100,7 +100,7 @@ def _read_zip(data: memoryview) -> tuple[object, Finder]:
     if f"{folder}constants.pkl" in members:
         raise Damage("it is a TorchScript program, not a saved model")
     order = members.get(f"{folder}byteorder")
-    if order is not None and order.checked() != b"little":
+    if order is not None and bytes(order.checked()) != b"little":
         raise Damage("its numbers are big-endian, which no published model is")
 
     def find(storage: Storage) -> memoryview:
