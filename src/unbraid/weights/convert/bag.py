@@ -114,7 +114,7 @@ def _values(text: str) -> dict[str, Any]:
         check_known("key", [key], _KEYS)
         if key in values:
             raise ModelError(f"it has '{key}' twice")
-        value = _block(lines) if lines and lines[0].lstrip().startswith("-") else _flow("\n".join(lines))
+        value = _block(lines) if lines and lines[0].lstrip().startswith("- ") else _flow("\n".join(lines))
         values[key] = None if value in ("", "~", "null") else value
     return values
 

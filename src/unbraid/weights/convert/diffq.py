@@ -155,12 +155,11 @@ def _quantizer(state: Mapping[str, Any]) -> _Quantizer:
         # Patterns become regular expressions.
         if not isinstance(pattern, str) or not re.fullmatch(r"[\w.*?]{1,100}", pattern):
             raise ModelError(f"exclude must hold names with * and ?, got {shown(pattern)}")
-    bits = options.get("bits")
     return _Quantizer(
         limit=_number("min_size", options["min_size"], 1 << 20) * 2**20 // 4,
         float16=_flag("float16", options["float16"]),
         exclude=tuple(exclude),
-        bits=None if bits is None else _whole("bits", bits, 1, _MOST_BITS),
+        bits=_whole("bits", options["bits"], 1, _MOST_BITS) if "bits" in options else None,
         group_size=_whole("group_size", options.get("group_size", 0), 0, 1 << 30),
         min_bits=_whole("min_bits", options.get("min_bits", 0), 0, _MOST_BITS),
         packed=_flag("packed", flags.get("packed", False)),
@@ -302,7 +301,10 @@ def _unpacked(quantizer: _Quantizer, item: object, n: int, n_bits: int | None, w
             octets = np.ascontiguousarray(words[lines, plane, :, np.newaxis], words.dtype.newbyteorder("<"))
             bits = np.unpackbits(octets.view(np.uint8), axis=2, bitorder="little")
             numbers[lines] |= bits.swapaxes(1, 2).astype(np.uint16) << plane
-    return numbers.reshape(-1)[:n]
+    numbers = numbers.reshape(-1)
+    if numbers[n:].any():  # filled up with zeros
+        raise ModelError(f"{what} must be {n} packed numbers, got more")
+    return numbers[:n]
 
 
 def _checked(numbers: NDArray[Any], least: int, most: int, what: str) -> NDArray[Any]:
