@@ -251,7 +251,8 @@ class HDemucsConfig(UNetConfig):
     """A Hybrid Demucs network: the fields of `UNetConfig`, and these.
 
     hybrid : there is a branch for the waveform, which meets the spectrogram's where one bin is left of it
-    hybrid_old : the STFT pads with zeros on the left, as that of the first models did, instead of reflecting both ends
+    hybrid_old : the STFT pads with zeros instead of reflecting the ends, and its inverse keeps the padding on the left,
+        so that the spectrogram's branch comes 3/2 hops late: the first models were trained like this
     n_wiener_iterations_training : EM steps in training; those of a hybrid network are `n_wiener_iterations`
     dconv_attn, dconv_lstm : first layer whose residual branches have attention, and an LSTM
 
