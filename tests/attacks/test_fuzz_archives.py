@@ -160,7 +160,7 @@ def check(error: ModelError) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("n", [500, pytest.param(12_500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [400, pytest.param(12_500, marks=pytest.mark.slow)])
 def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str, n: int) -> None:
     (tmp_path / "seeds").mkdir()
     target = targets(tmp_path / "seeds")[name]
