@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ HEAVY = ("numpy", "scipy", "openvino", "onnxruntime", "torch", "av", "rich", "ht
 
 
 def test_doctor_tells_versions_engines_places_and_models(
-    home: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("UNBRAID_MODEL", "spleeter:4stems")
     outcome = run_inside(["doctor"], capsys)
@@ -24,10 +25,11 @@ def test_doctor_tells_versions_engines_places_and_models(
     assert lines[0].startswith(f"unbraid {unbraid.__version__}, Python {sys.version.split()[0]}")
     for package in ("numpy", "openvino", "av"):
         assert f"{package} {version(package)}" in lines
-    assert f"models {home}" in lines
+    assert f"models {home / 'models'}" in lines
     assert "UNBRAID_MODEL = spleeter:4stems" in lines
     assert f"openvino {version('openvino')} on cpu" in lines[lines.index("Engines") :]
-    assert any(line.startswith("spleeter:4stems not here: the weights of") for line in lines)
+    assert "unbraid:4stems built in: vocals, drums, bass, other" in lines
+    assert not any(line.startswith("spleeter:4stems") for line in lines)  # published, but not here
 
 
 @pytest.mark.parametrize("statement", ["import unbraid", "import unbraid.cli"])

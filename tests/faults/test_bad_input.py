@@ -295,7 +295,7 @@ def damaged(place: Path, model: Path, file: str, change: Callable[[bytes], bytes
             content = change(path.read_bytes())
         if content is not None:
             (place / path.name).write_bytes(content)
-    if change in (without_a_weight, misshapen):
+    if change in (without_a_weight, misshapen, not_finite):
         description = place / "model.toml"
         size = (place / "weights.safetensors").stat().st_size
         description.write_text(re.sub(r"size = \d+", f"size = {size}", description.read_text()))
@@ -333,12 +333,22 @@ MODELS = [
         ("description empty", "model.toml", lambda content: b"", ("model.toml", "format must be 1")),
         ("of the future", "model.toml", with_line("format = 1", "format = 2"), ("format must be 1, got 2",)),
         ("unknown key", "model.toml", with_line("name =", "nmae ="), ("'nmae'", "'name'")),
-        ("unknown setting", "model.toml", with_line("frame_length", "frame_lenght"), ("frame_lenght", "'frame_length'")),
+        (
+            "unknown setting",
+            "model.toml",
+            with_line("frame_length", "frame_lenght"),
+            ("frame_lenght", "'frame_length'"),
+        ),
         ("impossible value", "model.toml", with_line("F = 1024", "F = 1000"), ("n_bins (F)", "multiple of 64")),
         ("unknown family", "model.toml", with_line('"spleeter"', '"splitter"'), ("unknown family", "'splitter'")),
         ("fewer stems", "model.toml", with_line('    "other",\n', ""), ("weights", "stems.3.")),
         ("more stems", "model.toml", with_line('    "other",\n', '    "other",\n    "rest",\n'), ("stems.4.",)),
-        ("stems differ", "model.toml", with_line('"other"', '"rest"', count=1), ("stems must be those of its networks",)),
+        (
+            "stems differ",
+            "model.toml",
+            with_line('"other"', '"rest"', count=1),
+            ("stems must be those of its networks",),
+        ),
         ("no weights", "weights.safetensors", lambda content: None, ("weights.safetensors", "No such file")),
         ("weights cut", "weights.safetensors", lambda content: content[:5000], ("damaged", "5000 bytes, expected")),
         ("weights empty", "weights.safetensors", lambda content: b"", ("damaged", "0 bytes, expected")),
@@ -372,7 +382,8 @@ def test_a_damaged_model_is_one_line_and_nothing_is_done(
     [
         ("unbraid:4stemz", ("unknown model", "did you mean 'unbraid:4stems'")),
         ("nowhere.json", ("nowhere.json", "No such file")),
-        ("spleeter:5stems", ("spleeter:5stems", "not on this machine", "MODEL_PATH")),
+        ("spleeter:5stems", ("5stems.tar.gz", "UNBRAID_OFFLINE", "unbraid models import")),
+        ("htdemucs", ("htdemucs", "does not run the networks of htdemucs yet", "unbraid models list")),
     ],
 )
 def test_an_unknown_model_is_one_line(
