@@ -99,8 +99,6 @@ def download(
     AddressError : this address does not give the file
     ModelError : the disk is full, or the part cannot be written
     """
-    if size is not None and part.length() > size:
-        part.drop()
     furthest, tries = part.length(), 0
     while part.length() != size:
         try:
