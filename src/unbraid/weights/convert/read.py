@@ -41,7 +41,11 @@ def read_network(
         raise ModelError(f"cannot read '{path}': {error.strerror or error}") from error
     if head == b"\x1f\x8b":
         with unpacked(path, scratch) as folder:
-            yield read_spleeter(folder, config)
+            try:
+                network = read_spleeter(folder, config)
+            except ModelError as error:  # which is about the folder, and nobody has seen that
+                raise ModelError(str(error).replace(str(folder), str(path))) from error
+            yield network
     elif path.suffix == ".safetensors":
         yield read_demucs_safetensors(path)
     else:

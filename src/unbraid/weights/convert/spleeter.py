@@ -35,7 +35,10 @@ def read_spleeter(folder: Path, config: SpleeterConfig | None = None) -> Convert
     if config is None:
         name, config = _assumed(checkpoint, folder)
         notices = (f"taken for a model like {name}; give its JSON with --config if it is another",)
-    tensors = spleeter_state(checkpoint, config.stems)
+    try:
+        tensors = spleeter_state(checkpoint, config.stems)
+    except ModelError as error:
+        raise ModelError(str(error).replace("cannot use checkpoint", f"cannot use checkpoint '{folder}'", 1)) from error
     check_tensors(tensors, family("spleeter").shapes(config), str(folder))
     return ConvertedNetwork("spleeter", config, tensors, notices)
 
