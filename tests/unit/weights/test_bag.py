@@ -56,8 +56,8 @@ def test_published_files(name: str) -> None:
         FLOW.replace("\n", "\r\n"),
         f"# a bag\n---\n{FLOW} # seconds\n\n",
         'segment: 44.0\nweights: [[+1,1.,.0],\n[0,1.5,1]]\nmodels:\n  [6b9c2ca1, "b72baf4e"]\n',
-        "models:\n- 6b9c2ca1\n- 'b72baf4e'\nsegment: 44\nweights:\n- - 1.0\n  - 1.0\n  - 0.0\n- - 0.0\n  - 1.5\n  - 1.0\n",
-        "models:\n  - 6b9c2ca1  # drums\n\n  - b72baf4e\nweights:\n  - [1, 1, 0]\n  - [0, 1.5,\n     1]\nsegment:  44\n",
+        "models:\n- 6b9c2ca1\n- 'b72baf4e'\nsegment: 44\nweights:\n- - 1.0\n  - 1\n  - 0\n- - 0\n  - 1.5\n  - 1.0\n",
+        "models:\n  - 6b9c2ca1  # drums\n\n  - b72baf4e\nweights:\n  - [1, 1, 0]\n  - [0, 1.5,\n    1]\nsegment: 44\n",
         "models :\n  ['6b9c2ca1',\n   'b72baf4e' ]\nsegment:\n  44\nweights: [[1, 1, 0], [0, 1.5, 1]]",
     ],
 )

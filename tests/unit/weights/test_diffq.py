@@ -1,5 +1,6 @@
 """What diffq quantised, restored: against numbers computed one by one, against its own files, and what is refused."""
 
+import copy
 import hashlib
 import json
 import random
@@ -13,6 +14,7 @@ import pytest
 from quantized_states import DIFFQ, UNIFORM, Quantizer, quantized_state
 from refusals import refusal
 from unbraid.errors import ModelError
+from unbraid.weights.convert.demucs import read_demucs_package
 from unbraid.weights.convert.diffq import is_quantized, restore_quantized
 from unbraid.weights.convert.torch_file import Reference, read_torch_file
 
@@ -67,7 +69,7 @@ def test_one_group_for_a_whole_parameter() -> None:
 
 
 def test_many_lines_of_packed_levels() -> None:
-    shapes = {"a": (20, 2048, 8), "b": (3, 1000)}
+    shapes = {"a": (9, 2048, 8), "b": (3, 1000)}
     quantizer = Quantizer(UNIFORM, "packed", {"bits": 3})
     state, meant = quantized_state(quantizer, shapes, {"a", "b"}, np.random.default_rng(4))
     assert_same_bits(restore_quantized(state, shapes, WHERE), meant)
@@ -113,8 +115,6 @@ def test_the_form_of_version_0_1() -> None:
 def test_files_of_the_real_programs(name: str) -> None:
     expected = json.loads((GOLDEN / f"{name}.json").read_text())
     content: Any = read_torch_file(GOLDEN / f"{name}.th")
-    from unbraid.weights.convert.demucs import read_demucs_package
-
     network = read_demucs_package(GOLDEN / f"{name}.th", content)
     assert network.config.stems == ("drums", "bass")
     found = {key: hashlib.sha256(tensor.astype(np.float32)).hexdigest()[:16] for key, tensor in network.tensors.items()}
@@ -127,8 +127,13 @@ def test_files_of_the_real_programs(name: str) -> None:
 Change = Callable[[dict[str, Any]], object]
 
 
+SOUND: dict[int, dict[str, Any]] = {}
+
+
 def broken(change: Change, quantizer: Quantizer) -> dict[str, Any]:
-    state, _ = quantized_state(quantizer, SHAPES, LARGE, np.random.default_rng(8))
+    if id(quantizer) not in SOUND:
+        SOUND[id(quantizer)], _ = quantized_state(quantizer, SHAPES, LARGE, np.random.default_rng(8))
+    state = copy.deepcopy(SOUND[id(quantizer)])
     state["quantized"] = [list(item) for item in state["quantized"]]
     change(state)
     return state
@@ -311,9 +316,9 @@ def plain(value: Any) -> Any:
 )
 @pytest.mark.parametrize("network", ["demucs", "hdemucs", "htdemucs"])
 def test_same_bits_as_diffq(network: str, kind: str, given: dict[str, Any], form: dict[str, bool]) -> None:
-    torch = pytest.importorskip("torch")
     diffq = pytest.importorskip("diffq", reason="needs diffq 0.2.4, and a C compiler for it")
     module = pytest.importorskip(f"demucs.{network}", reason="needs demucs 4.1.0")
+    torch = pytest.importorskip("torch")
     klass = {"demucs": "Demucs", "hdemucs": "HDemucs", "htdemucs": "HTDemucs"}[network]
     torch.manual_seed(0)
     original, restored = (getattr(module, klass)(["a", "b"], channels=8, depth=4) for _ in range(2))

@@ -33,10 +33,11 @@ _HT_CLASS = "demucs.htdemucs.HTDemucs"
 _DEEPEST = 16  # of the metadata's JSON, which nests 5 levels in what Demucs writes
 
 
-def read_demucs_package(path: Path, content: object = None) -> ConvertedNetwork:
+def read_demucs_package(path: Path, content: object = None, *, scratch: Path | None = None) -> ConvertedNetwork:
     """Read a package of Demucs: the class of a network by name, its arguments, and its state.
 
     content : of the file, where it is read already (see `read_torch_file`)
+    scratch : the folder where a compressed state is unpacked for a moment; None for where downloads are
 
     Raises
     ------
@@ -47,7 +48,7 @@ def read_demucs_package(path: Path, content: object = None) -> ConvertedNetwork:
         raise ModelError(f"cannot use '{path}': it is no package of Demucs, which has klass, args, kwargs and state")
     if not isinstance(content["klass"], Reference):
         raise ModelError(f"cannot use '{path}': klass must be a class, got {shown(content['klass'])}")
-    return _converted(path, str(content["klass"]), content)
+    return _converted(path, str(content["klass"]), content, scratch)
 
 
 def read_demucs_safetensors(path: Path) -> ConvertedNetwork:
@@ -70,14 +71,17 @@ def read_demucs_safetensors(path: Path) -> ConvertedNetwork:
         content["state"] = _decoded(path, "structure", metadata["structure"], unused)
         if unused:
             raise ModelError(f"cannot use '{path}': its structure has no tensor '{next(iter(unused))}'")
-    return _converted(path, metadata["klass"], content)
+    return _converted(path, metadata["klass"], content, scratch=None)
 
 
-def read_demucs_state(path: Path, content: object, *, version: int = 2) -> ConvertedNetwork:
+def read_demucs_state(
+    path: Path, content: object, *, version: int = 2, scratch: Path | None = None
+) -> ConvertedNetwork:
     """Read a bare state of Demucs v1 or v2. The sizes of the network are those of its tensors.
 
     content : of the file, from `read_torch_file`
     version : 1 or 2, whose tensors do not differ
+    scratch : the folder where a compressed state is unpacked for a moment; None for where downloads are
 
     Raises
     ------
@@ -97,7 +101,7 @@ def read_demucs_state(path: Path, content: object, *, version: int = 2) -> Conve
         arguments = {"sources": ["drums", "bass", "other", "vocals"], "channels": first.shape[0]}
         return _bare(path, arguments, with_quantizer(path, state), version=2)
 
-    return read_compressed(path, state, restored)
+    return read_compressed(path, state, restored, scratch)
 
 
 def _bare(path: Path, arguments: Mapping[str, Any], state: Mapping[str, Any], version: int) -> ConvertedNetwork:
@@ -111,7 +115,7 @@ def _bare(path: Path, arguments: Mapping[str, Any], state: Mapping[str, Any], ve
     return _network(path, "demucs", config, state, (notice,))
 
 
-def _converted(path: Path, kind: str, content: Mapping[str, Any]) -> ConvertedNetwork:
+def _converted(path: Path, kind: str, content: Mapping[str, Any], scratch: Path | None) -> ConvertedNetwork:
     """Convert what a package says."""
     if kind not in ARGUMENTS:
         raise ModelError(f"cannot use '{path}': its class must be one of {', '.join(ARGUMENTS)}, got {shown(kind)}")
@@ -126,9 +130,11 @@ def _converted(path: Path, kind: str, content: Mapping[str, Any]) -> ConvertedNe
     if "compressed" not in state:
         return _network(path, name, config, state, notices)
     training = content.get("training_args")
-    return read_compressed(
-        path, state, lambda state: _network(path, name, config, with_quantizer(path, state, training), notices)
-    )
+
+    def restored(state: Mapping[str, Any]) -> ConvertedNetwork:
+        return _network(path, name, config, with_quantizer(path, state, training), notices)
+
+    return read_compressed(path, state, restored, scratch)
 
 
 def _old_version(args: object, kwargs: object) -> int:
@@ -206,6 +212,8 @@ def _decoded(path: Path, key: str, text: str, tensors: dict[str, NDArray[Any]]) 
             case {"_type": "fraction", "numerator": int() as numerator, "denominator": int() as denominator}:
                 return Fraction(numerator, denominator)
             case {"_tensor": str() as name}:
+                if name not in tensors:
+                    raise ValueError(f"tensor {shown(name)} is missing, or named twice")
                 return tensors.pop(name)
             case {"_dict": list() as pairs}:
                 return {_text(name): decoded(item, depth + 1) for name, item in pairs}
@@ -221,9 +229,10 @@ def _decoded(path: Path, key: str, text: str, tensors: dict[str, NDArray[Any]]) 
 
     try:
         return decoded(json.loads(text), 0)
-    # A missing tensor is a KeyError, no fraction a ZeroDivisionError, no pair a ValueError or TypeError.
-    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
-        raise ModelError(f"cannot use '{path}': its metadata '{key}' are damaged ({shown(error)})") from error
+    # What is no pair is a ValueError or TypeError, 1/0 a ZeroDivisionError, JSON nested too deep a RecursionError.
+    except (ValueError, TypeError, ZeroDivisionError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"cannot use '{path}': its metadata '{key}' are damaged ({reason})") from error
 
 
 def _text(value: object) -> str:

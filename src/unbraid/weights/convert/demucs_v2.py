@@ -24,7 +24,7 @@ __all__ = ["inferred_arguments", "read_compressed", "with_quantizer"]
 
 # The published compressed state has about 600 MB.
 _LARGEST_STATE = 1 << 30
-_PIECE = 1 << 16  # bytes; deflate makes at most a thousand times as many of them
+_PIECE = 1 << 12  # bytes that are unpacked at once, which become a thousand times as many at most
 
 _STEMS = ("drums", "bass", "other", "vocals")  # of all published networks
 _MOST_STEMS = 64
@@ -74,18 +74,22 @@ def inferred_arguments(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_compressed(
-    path: Path, state: Mapping[str, Any], convert: Callable[[Mapping[str, Any]], ConvertedNetwork]
+    path: Path,
+    state: Mapping[str, Any],
+    convert: Callable[[Mapping[str, Any]], ConvertedNetwork],
+    scratch: Path | None,
 ) -> ConvertedNetwork:
     """Unpack the compressed state of a quantised network into a temporary file, and convert it.
 
     path : of the file that holds it
     convert : makes a network of the state
+    scratch : the folder for that file; None for where downloads are
 
     Raises
     ------
     ModelError : it is no such state, is damaged or too large, or there is no room for it
     """
-    folder = downloads_folder()
+    folder = scratch or downloads_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".state-", ignore_cleanup_errors=True) as temporary:

@@ -301,10 +301,9 @@ def _unpacked(quantizer: _Quantizer, item: object, n: int, n_bits: int | None, w
             octets = np.ascontiguousarray(words[lines, plane, :, np.newaxis], words.dtype.newbyteorder("<"))
             bits = np.unpackbits(octets.view(np.uint8), axis=2, bitorder="little")
             numbers[lines] |= bits.swapaxes(1, 2).astype(np.uint16) << plane
-    numbers = numbers.reshape(-1)
-    if numbers[n:].any():  # filled up with zeros
+    if numbers.reshape(-1)[n:].any():  # filled up with zeros
         raise ModelError(f"{what} must be {n} packed numbers, got more")
-    return numbers[:n]
+    return numbers.reshape(-1)[:n]
 
 
 def _checked(numbers: NDArray[Any], least: int, most: int, what: str) -> NDArray[Any]:
