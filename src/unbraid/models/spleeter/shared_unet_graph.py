@@ -7,8 +7,9 @@ unfold then moves data by short ways, which is three times as fast.
 
 from __future__ import annotations
 
+from unbraid.models.onnx_graph import GraphNodes
 from unbraid.models.spleeter.config import SharedUNetConfig, SpleeterConfig
-from unbraid.models.spleeter.nodes import INPUT, NORM, GraphNodes
+from unbraid.models.spleeter.nodes import INPUT, NORM, batch_norm, convolution, share, transposed
 
 __all__ = ["describe_shared_unet"]
 
@@ -26,18 +27,18 @@ def describe_shared_unet(graph: GraphNodes, config: SpleeterConfig, shared: Shar
             x = _block(graph, f"encoders.{level}.{block}.", x, width, n_rows >> level, shared.tdf_divisor)
         if level < len(widths) - 1:
             skips.append(x)
-            x = graph.convolution(f"downs.{level}.", x, (widths[level + 1], width, 2, 2), strides=[2, 2], turned=True)
+            x = convolution(graph, f"downs.{level}.", x, (widths[level + 1], width, 2, 2), strides=[2, 2], turned=True)
     for level in reversed(range(len(widths) - 1)):
-        x = graph.transposed(f"ups.{level}.", x, (widths[level + 1], widths[level], 2, 2), strides=[2, 2], turned=True)
+        x = transposed(graph, f"ups.{level}.", x, (widths[level + 1], widths[level], 2, 2), strides=[2, 2], turned=True)
         x = graph.add("Add", x, skips.pop())
         x = _block(graph, f"decoders.{level}.", x, widths[level], n_rows >> level, shared.tdf_divisor)
     n_outputs = shared.n_stems * shared.n_channels
-    x = graph.convolution("head.", x, (n_outputs * shared.n_folded, widths[0], 1, 1))
+    x = convolution(graph, "head.", x, (n_outputs * shared.n_folded, widths[0], 1, 1))
     x = graph.reshape(_features_last(graph, x), -1, n_rows, n_outputs, shared.fold_bins, shared.fold_frames)
     x = graph.add("Transpose", x, perm=[2, 0, 4, 1, 3])
     logits = graph.reshape(x, 1, shared.n_stems, shared.n_channels, config.n_frames, config.n_bins)
     mix = graph.reshape(INPUT, 1, 1, shared.n_channels, config.n_frames, config.n_bins)
-    graph.share(graph.split(logits, shared.n_stems), mix)
+    share(graph, graph.split(logits, shared.n_stems), mix)
 
 
 def _folded_features(graph: GraphNodes, config: SpleeterConfig, shared: SharedUNetConfig) -> str:
@@ -53,8 +54,8 @@ def _folded_features(graph: GraphNodes, config: SpleeterConfig, shared: SharedUN
 
 
 def _convolution_unit(graph: GraphNodes, prefix: str, x: str, n_in: int, n_out: int) -> str:
-    x = graph.convolution(f"{prefix}conv.", x, (n_out, n_in, 3, 3), bias=False, turned=True, pads=[1, 1, 1, 1])
-    return graph.add("Relu", graph.norm(f"{prefix}norm.", x, n_out, epsilon=BATCH_NORM_EPS))
+    x = convolution(graph, f"{prefix}conv.", x, (n_out, n_in, 3, 3), bias=False, turned=True, pads=[1, 1, 1, 1])
+    return graph.add("Relu", batch_norm(graph, f"{prefix}norm.", x, n_out, epsilon=BATCH_NORM_EPS))
 
 
 def _block(graph: GraphNodes, prefix: str, x: str, width: int, n_rows: int, divisor: int) -> str:

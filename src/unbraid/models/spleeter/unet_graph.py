@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from unbraid.models.onnx_graph import GraphNodes
 from unbraid.models.spleeter.config import SpleeterConfig
-from unbraid.models.spleeter.nodes import INPUT, NORM, OUTPUT, GraphNodes
+from unbraid.models.spleeter.nodes import INPUT, NORM, OUTPUT, activation, batch_norm, convolution, share, transposed
 
 __all__ = ["describe_unets"]
 
@@ -21,7 +22,7 @@ def describe_unets(graph: GraphNodes, config: SpleeterConfig) -> None:
     logits = [graph.add("Unsqueeze", logit, axes) for logit in logits]
     mix = graph.add("Unsqueeze", INPUT, axes)
     if config.network == "unet.softmax_unet":
-        graph.share(logits, mix)
+        share(graph, logits, mix)
     else:
         masks = graph.add("Sigmoid", graph.add("Concat", *logits, axis=1))
         graph.add("Mul", masks, mix, name=OUTPUT)
@@ -33,18 +34,18 @@ def _unet(graph: GraphNodes, config: SpleeterConfig, prefix: str) -> str:
     x, skips = INPUT, []
     for i, (n_in, n_out) in enumerate(zip((config.n_channels, *filters), filters, strict=False)):
         if i > 0:
-            x = graph.norm(f"{prefix}encoder.{i - 1}.norm.", x, n_in, epsilon=BATCH_NORM_EPS)
-            x = graph.activation(config.conv_activation, x)
+            x = batch_norm(graph, f"{prefix}encoder.{i - 1}.norm.", x, n_in, epsilon=BATCH_NORM_EPS)
+            x = activation(graph, config.conv_activation, x)
         # TensorFlow's SAME at stride 2 and an even length: one zero ahead, two behind.
-        x = graph.convolution(f"{prefix}encoder.{i}.conv.", x, (n_out, n_in, 5, 5), strides=[2, 2], pads=[1, 1, 2, 2])
+        x = convolution(graph, f"{prefix}encoder.{i}.conv.", x, (n_out, n_in, 5, 5), strides=[2, 2], pads=[1, 1, 2, 2])
         skips.append(x)
     skips.pop()
     n_in = filters[-1]
     for i, n_out in enumerate(filters[-2::-1]):
         name = f"{prefix}decoder.{i}."
-        x = graph.transposed(f"{name}conv.", x, (n_in, n_out, 5, 5), strides=[2, 2], pads=[1, 1, 2, 2])
-        x = graph.activation(config.deconv_activation, x)
-        x = graph.norm(f"{name}norm.", x, n_out, epsilon=BATCH_NORM_EPS)
+        x = transposed(graph, f"{name}conv.", x, (n_in, n_out, 5, 5), strides=[2, 2], pads=[1, 1, 2, 2])
+        x = activation(graph, config.deconv_activation, x)
+        x = batch_norm(graph, f"{name}norm.", x, n_out, epsilon=BATCH_NORM_EPS)
         if i < len(filters) - 2:
             x = graph.add("Concat", skips.pop(), x, axis=1)
         n_in = 2 * n_out
@@ -69,7 +70,7 @@ def _last_layers(graph: GraphNodes, config: SpleeterConfig, prefix: str, skip: s
         taps = graph.add("Gather", kernel, graph.constant(np.arange(i * n_half, (i + 1) * n_half)), axis=1)
         biases = [graph.add("Expand", bias, to_block)] if i == 0 else []
         halves.append(graph.add("Conv", half, taps, *biases, strides=[2, 2], pads=[1, 1, 1, 1]))
-    x = graph.activation(config.deconv_activation, graph.add("Add", *halves))
+    x = activation(graph, config.deconv_activation, graph.add("Add", *halves))
     norm = [graph.add("Expand", graph.parameter(f"{name}norm.{key}", 1), to_block) for key in NORM]
     x = graph.add("BatchNormalization", x, *norm, epsilon=BATCH_NORM_EPS)
     weight = graph.parameter(f"{prefix}mask.weight", n_channels, 1, 4, 4)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from unbraid.errors import ModelError
+from unbraid.models.onnx_graph import serialized
 from unbraid.models.spleeter.config import SharedUNetConfig, SpleeterConfig
-from unbraid.models.spleeter.graph import GRAPH_VERSION, build_graph, network, parameter_shapes
+from unbraid.models.spleeter.graph import GRAPH_VERSION, describe, network, parameter_shapes
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 from unbraid.models.spleeter.network import SpleeterNetwork, UNet, make_module  # noqa: E402
@@ -157,7 +158,7 @@ def test_graph_equals_module(name):
     config = CONFIGS[name]
     module = random_module(config)
     magnitude = magnitudes(config)
-    model = onnx.load_from_string(build_graph(config))
+    model = onnx.load_from_string(serialized(describe(config)))
     onnx.checker.check_model(model, full_check=True)
     values = {k: v for k, v in state_of(module).items() if "num_batches_tracked" not in k}
     (got,) = ReferenceEvaluator(model).run(None, {"magnitude": magnitude, **values})
@@ -236,7 +237,7 @@ def test_a_changed_graph_has_a_new_version():
 
     digests = {}
     for name, config in CONFIGS.items():
-        graph = onnx.load_from_string(build_graph(config)).graph
+        graph = onnx.load_from_string(serialized(describe(config))).graph
         digests[name] = hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()[:16]
     assert (GRAPH_VERSION, digests) == (2, DIGESTS)
 
