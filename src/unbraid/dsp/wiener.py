@@ -15,13 +15,7 @@ Only the sums over t tie the frames together, hence two passes over the track: `
 block by block, and `WienerFilter` applies the result to the same blocks. The scale s needs no pass of its own: divided
 out, it leaves the sums as they are and turns ε into ε s². Each further iteration is one more first pass.
 
-Two channels need no matrix inversion. With C = Σ_k v_k R_k + δI,
-
-    y_j = v_j / det C · (δ R_j + Σ_k v_k R_j adj R_k) x,     det C = δ² + δ Σ_k v_k tr R_k + Σ_kl v_k v_l M_kl,
-
-where R_j adj R_k and M_kl = (a_k d_l + d_k a_l − 2 Re b_k b_l*) / 2 ≥ 0 are known per frequency in float64. All is
-then products of small real matrices with rows of frames, and sums of terms ≥ 0: float32 is enough even where a stem
-sounds from one direction only and C is all but singular.
+The steps themselves are those of `unbraid.dsp.wiener_em`.
 """
 
 from __future__ import annotations
@@ -37,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unbraid.datatypes import ComplexArray, FloatArray
+from unbraid.dsp.wiener_em import Step, covariance_sums, em_step, planes
 from unbraid.errors import UsageError
 
 __all__ = ["WienerFilter", "WienerStatistics", "wiener"]
@@ -83,7 +78,7 @@ class WienerFilter:
         def separate(freqs: slice) -> None:
             steps = self._steps(freqs)
             for frames in _chunks(0, x.shape[2], _CHUNK_FRAMES):
-                mix = _planes(x[:, freqs, frames])
+                mix = planes(x[:, freqs, frames])
                 mix *= np.float32(1 / self.scale)
                 estimate = _ratio_masked(mix, v[:, :, freqs, frames])
                 for step in steps:
@@ -100,10 +95,11 @@ class WienerFilter:
         _for_each(separate, parts, workers)
         return stems
 
-    def _steps(self, freqs: slice) -> list[Callable[[FloatArray, FloatArray], FloatArray]]:
+    def _steps(self, freqs: slice) -> list[Step]:
         """Return one function (mix, estimate) -> estimate for each iteration, ready for these frequencies."""
-        make = _stereo_step if self.covariances.shape[-1] == 2 else _general_step
-        return [make(covariances[:, freqs]) for covariances in self.covariances]
+        # With one channel norbert adds ε once more where it divides.
+        delta = REGULARIZATION + (EPSILON if self.covariances.shape[-1] == 1 else 0.0)
+        return [em_step(covariances[:, freqs], delta) for covariances in self.covariances]
 
 
 class WienerStatistics:
@@ -142,7 +138,7 @@ class WienerStatistics:
 
         def accumulate(freqs: slice) -> None:
             for frames in _chunks(0, x.shape[2], _CHUNK_FRAMES):
-                mix = _planes(x[:, freqs, frames])
+                mix = planes(x[:, freqs, frames])
                 largest = self._note_peak(mix)
                 if largest > 0 and freqs.start < n_freqs:
                     self._accumulate(mix, largest, v[:, :, freqs, frames], freqs)
@@ -170,7 +166,7 @@ class WienerStatistics:
         estimate = _ratio_masked(mix, v)
         for step in self._earlier._steps(freqs) if self._earlier is not None else ():
             estimate = step(mix, estimate)
-        self._sums[:, freqs] += _covariance_sums(estimate) * scale**2
+        self._sums[:, freqs] += covariance_sums(estimate) * scale**2
 
     def finish(self) -> WienerFilter:
         """Return the filter for the track whose blocks were all taken up."""
@@ -233,15 +229,6 @@ def _for_each(work: Callable[[slice], None], slices: list[slice], workers: int) 
             pass
 
 
-def _planes(x: ComplexArray) -> FloatArray:
-    """Turn (channel, freq, frame) complex64 into (freq, 2, channel, frame) float32: real parts, imaginary parts."""
-    n_channels, n_freqs, n_frames = x.shape
-    planes = np.empty((n_freqs, 2, n_channels, n_frames), np.float32)
-    planes[:, 0] = x.real.swapaxes(0, 1)
-    planes[:, 1] = x.imag.swapaxes(0, 1)
-    return planes
-
-
 def _ratio_masked(mix: FloatArray, v: FloatArray) -> FloatArray:
     """Return the estimate to start from: the mix times each stem's share of the magnitudes.
 
@@ -254,85 +241,3 @@ def _ratio_masked(mix: FloatArray, v: FloatArray) -> FloatArray:
     shares = v * np.reciprocal(total, out=total)
     masked: FloatArray = shares.transpose(2, 0, 1, 3)[:, :, None] * mix[:, None]
     return masked
-
-
-def _covariance_sums(estimate: FloatArray) -> NDArray[np.complex128]:
-    """Return Σ_t y yᴴ [shape=(stem, freq, channel, channel), complex128] of (freq, stem, 2, channel, frame).
-
-    In float64: the determinant of a stem from one direction is the difference of products that are all but equal.
-    """
-    n_freqs, n_stems, _, n_channels, n_frames = estimate.shape
-    rows = estimate.reshape(n_freqs, n_stems, 2 * n_channels, n_frames).astype(np.float64)
-    gram = np.matmul(rows, rows.swapaxes(-1, -2))
-    real, imag = slice(0, n_channels), slice(n_channels, None)
-    sums = gram[..., real, real] + gram[..., imag, imag] + 1j * (gram[..., imag, real] - gram[..., real, imag])
-    by_stem: NDArray[np.complex128] = sums.swapaxes(0, 1)
-    return by_stem
-
-
-def _stereo_step(covariances: NDArray[np.complex128]) -> Callable[[FloatArray, FloatArray], FloatArray]:
-    """Return one iteration for two channels, by the products of the module's docstring.
-
-    covariances : ndarray [shape=(stem, freq, 2, 2), complex128]
-    """
-    n_stems, n_freqs = covariances.shape[:2]
-    r = covariances.swapaxes(0, 1)
-    adjugate = np.trace(r, axis1=-2, axis2=-1)[..., None, None] * np.eye(2) - r
-    # M_kl = tr(R_k adj R_l) / 2: the product's trace, written out as a sum of elementwise products.
-    mixed = np.maximum(np.einsum("fkab,flba->fkl", r, adjugate).real / 2, 0).astype(np.float32)
-    traces = (REGULARIZATION * np.trace(r, axis1=-2, axis2=-1).real)[..., None].astype(np.float32)
-
-    # numerator[f, (stem, part, channel), (stem or mix, part, channel)] on the rows [v_1 x, …, v_J x, x]
-    products = np.concatenate([r[:, :, None] @ adjugate[:, None], REGULARIZATION * r[:, :, None]], axis=2)
-    numerator = np.empty((n_freqs, n_stems, 2, 2, n_stems + 1, 2, 2), np.float32)
-    by_rows = products.transpose(0, 1, 3, 2, 4)
-    numerator[:, :, 0, :, :, 0] = numerator[:, :, 1, :, :, 1] = by_rows.real
-    numerator[:, :, 1, :, :, 0] = by_rows.imag
-    numerator[:, :, 0, :, :, 1] = -by_rows.imag
-    numerator = numerator.reshape(n_freqs, n_stems * 4, (n_stems + 1) * 4)
-
-    def step(mix: FloatArray, estimate: FloatArray) -> FloatArray:
-        n_frames = mix.shape[-1]
-        power = _powers(estimate)
-        determinant = np.matmul(mixed, power)
-        determinant += traces
-        determinant *= power
-        total = determinant.sum(axis=1, keepdims=True)
-        total += np.float32(REGULARIZATION**2)  # δ²
-        gain = power * np.reciprocal(total, out=total)
-        rows = np.empty((n_freqs, n_stems + 1, 2, 2, n_frames), np.float32)
-        np.multiply(power[:, :, None, None], mix[:, None], out=rows[:, :-1])
-        rows[:, -1] = mix
-        product = np.matmul(numerator, rows.reshape(n_freqs, -1, n_frames))
-        refined: FloatArray = product.reshape(estimate.shape)
-        refined *= gain[:, :, None, None]
-        return refined
-
-    return step
-
-
-def _general_step(covariances: NDArray[np.complex128]) -> Callable[[FloatArray, FloatArray], FloatArray]:
-    """Return one iteration for any number of channels: a linear system for every frequency and frame, in complex128.
-
-    covariances : ndarray [shape=(stem, freq, channel, channel), complex128]
-    """
-    n_channels = covariances.shape[-1]
-    # With one channel norbert adds ε once more where it divides.
-    identity = (REGULARIZATION + (EPSILON if n_channels == 1 else 0.0)) * np.eye(n_channels)
-
-    def step(mix: FloatArray, estimate: FloatArray) -> FloatArray:
-        power = _powers(estimate).astype(np.float64)
-        model = np.einsum("fjt,jfab->ftab", power, covariances) + identity
-        x = (mix[:, 0] + 1j * mix[:, 1]).swapaxes(-1, -2)[..., None]
-        whitened = np.linalg.solve(model, x)[..., 0]
-        refined = np.einsum("fjt,jfab,ftb->fjat", power, covariances, whitened)
-        return np.stack([refined.real, refined.imag], axis=2).astype(np.float32)
-
-    return step
-
-
-def _powers(estimate: FloatArray) -> FloatArray:
-    """Return the mean of |y|² over the channels [shape=(freq, stem, frame)] of (freq, stem, 2, channel, frame)."""
-    powers: FloatArray = np.square(estimate).sum(axis=(2, 3))
-    powers /= np.float32(estimate.shape[3])
-    return powers
