@@ -51,11 +51,11 @@ def read_network(
     else:
         content = read_torch_file(path)
         if isinstance(content, Mapping) and "klass" in content:
-            yield read_demucs_package(path, content)
+            yield read_demucs_package(path, content, scratch=scratch)
         elif is_openunmix(content):
             yield read_openunmix({target_of(path): path})
         else:
-            yield read_demucs_state(path, content, version=demucs_version)
+            yield read_demucs_state(path, content, version=demucs_version, scratch=scratch)
 
 
 def is_openunmix(content: object) -> bool:
