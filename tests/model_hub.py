@@ -56,12 +56,12 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def small_checkpoint(folder: Path, n_stems: int, *, seed: int = 1) -> Path:
-    """A checkpoint of Spleeter's with few filters, in a folder as Spleeter would have it."""
+def small_checkpoint(folder: Path, n_stems: int, *, seed: int = 1, filters: Sequence[int] = FILTERS) -> Path:
+    """A random checkpoint of Spleeter's, by default with few filters, in a folder as Spleeter would have it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     tensors = {}
-    for name, like in spleeter_tensors(n_stems).items():
+    for name, like in spleeter_tensors(n_stems, filters=filters).items():
         if like.ndim == 0:
             tensors[name] = like
         elif name.endswith("moving_variance"):
