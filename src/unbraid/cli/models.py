@@ -118,6 +118,7 @@ def import_files(
         typer.Argument(
             help="Archives (.tar.gz), checkpoint folders, .th, .pth, .safetensors, model folders, or folders of these.",
             show_default=False,
+            readable=False,  # what cannot be read is an error of its own, among others
         ),
     ],
     name: Annotated[

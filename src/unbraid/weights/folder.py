@@ -48,9 +48,12 @@ def write_model(folder: Path, model: ModelFile, tensors: Mapping[str, NDArray[An
         if card:
             (temporary / CARD).write_text(card, encoding="utf-8", newline="\n")
         _put_in_place(temporary, folder)
-    except OSError as error:
+    except (OSError, ModelError) as error:
+        reason = error.__cause__ if isinstance(error, ModelError) else error
+        if not isinstance(reason, OSError):
+            raise
         raise ModelError(
-            f"cannot write the model folder '{folder}': {error.strerror or error}; "
+            f"cannot write the model folder '{folder}': {reason.strerror or reason}; "
             "free some space, or choose another place (UNBRAID_HOME)"
         ) from error
     finally:

@@ -37,8 +37,8 @@ def recorded_hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def record_hash(folder: Path, key: str, sha256: str) -> None:
-    """Add to, or change in, `hashes.json`; nobody ever sees half of it.
+def record_hash(folder: Path, key: str, sha256: str | None) -> None:
+    """Add to, or change in, `hashes.json`; nobody ever sees half of it. None takes away what is there.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def record_hash(folder: Path, key: str, sha256: str) -> None:
     """
     path = folder / HASHES
     with locked(path):
-        hashes = {**recorded_hashes(folder), key: sha256}
+        hashes = {name: value for name, value in {**recorded_hashes(folder), key: sha256}.items() if value is not None}
         temporary = path.with_name(f"{path.name}.part")  # one, because of the lock
         with writing(path):
             with temporary.open("w", encoding="utf-8") as file:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from unbraid.errors import ModelError
 from unbraid.models.spleeter.config import SpleeterConfig
+from unbraid.weights.addresses import plan_of
 from unbraid.weights.card import card
 from unbraid.weights.catalog import CatalogFile, Entry, catalog
 from unbraid.weights.convert.network import ConvertedNetwork
@@ -18,6 +19,7 @@ from unbraid.weights.convert.openunmix import read_openunmix
 from unbraid.weights.convert.read import read_network
 from unbraid.weights.fetch import Fetched, FetchProgress, fetch
 from unbraid.weights.folder import installed_folder, installed_models, sha256_of, verify_model, write_model
+from unbraid.weights.hashes import record_hash
 from unbraid.weights.model_file import CONVERTER, ModelFile, NetworkPart, Origin
 from unbraid.weights.part import Part as Download
 from unbraid.weights.part import locked, writing
@@ -78,9 +80,13 @@ def install(
             else fetch(file.remote, downloads_folder(), on_progress=on_progress)
             for file in entry.files
         ]
-        with _converted(entry, [one.path for one in fetched], scratch) as parts:
-            model = write_parts(folder, entry.name, parts, fetched, entry=entry, segment_s=entry.segment_s)
-            notices = tuple(notice for part in parts for notice in part.network.notices)
+        try:
+            with _converted(entry, [one.path for one in fetched], scratch) as parts:
+                model = write_parts(folder, entry.name, parts, fetched, entry=entry, segment_s=entry.segment_s)
+                notices = tuple(notice for part in parts for notice in part.network.notices)
+        except ModelError:
+            _distrust([file for file in entry.files if file.remote.name not in given])
+            raise
         for file in entry.files:
             if file.remote.name not in given:
                 with suppress(OSError):
@@ -91,6 +97,15 @@ def install(
         if not one.pinned
     )
     return Installed(model, folder, trusted + notices)
+
+
+def _distrust(files: Iterable[CatalogFile]) -> None:
+    """Forget downloads of which nobody publishes a hash: what cannot be used may be some page in place of the file."""
+    for file in files:
+        if file.remote.sha256 is None and file.remote.sha256_prefix is None:
+            with suppress(OSError, ModelError):  # the error on the way is of more use
+                (downloads_folder() / file.remote.name).unlink(missing_ok=True)
+                record_hash(downloads_folder(), plan_of(file.remote).key, None)
 
 
 def write_parts(

@@ -70,7 +70,10 @@ def unpacked(path: Path, folder: Path) -> Iterator[Path]:
             with path.open("rb") as file:
                 _unpack(_Unzipped(file), Path(name))
         except OSError as error:
-            raise ModelError(f"cannot unpack '{path}' in '{folder}': {error.strerror or error}") from error
+            raise ModelError(
+                f"cannot unpack '{path}' in '{folder}': {error.strerror or error}; "
+                "free some space, or choose another place (UNBRAID_HOME)"
+            ) from error
         except (_Damage, zlib.error, tarfile.TarError) as error:
             raise ModelError(f"cannot read archive '{path}': {error}; fetch it again") from error
         yield Path(name)
