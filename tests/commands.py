@@ -41,6 +41,7 @@ class _Shares:
     """An engine that gives each stem a fixed share of each bin: instant, and the same on every machine."""
 
     n_streams = 2
+    any_shape = True
 
     def __init__(self) -> None:
         shares = np.random.default_rng(5).uniform(0.1, 1.0, (len(STEMS), 1, 1, 1024))

@@ -28,7 +28,7 @@ class BinShares:
     n_streams: int = 3
     calls: int = 0
 
-    def run(self, inputs: Sequence[FloatArray]) -> tuple[FloatArray, ...]:
+    def run(self, inputs: Sequence[FloatArray], n_samples: int = 0) -> tuple[FloatArray, ...]:
         self.calls += 1
         time.sleep(0.02 / self.calls)
         (magnitudes,) = inputs

@@ -23,6 +23,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    any_shape = False
     device = "cpu"
     precision = "f32"
     n_streams = 1  # all threads work on one run

@@ -45,6 +45,7 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
+    any_shape = False
     device = "cpu"
 
     def __init__(self, network: Network, *, precision: str, n_threads: int, cache_dir: Path | None) -> None:

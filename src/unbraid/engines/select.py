@@ -49,12 +49,14 @@ class Engine(Protocol):
 
     name, device, precision : what really runs: "openvino", "cpu", "f32"
     n_streams : how many calls of `run` may usefully go on at once, each from a thread of its own
+    any_shape : whether inputs of other shapes than the network says will do too
     """
 
     name: str
     device: str
     precision: str
     n_streams: int
+    any_shape: bool
 
     def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
         """Run the network once. Blocks; may be called from several threads.

@@ -30,6 +30,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    any_shape = True
 
     def __init__(self, network: Network, *, device: str, precision: str, n_threads: int) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The families of networks by name: how each reads its configuration, and which tensors that gives its networks."""
+"""The families of networks by name: configuration, tensors, transform and graph of each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unbraid.errors import ModelError
+from numpy.typing import NDArray
 
-__all__ = ["FAMILIES", "RUNNABLE", "Family", "family"]
+from unbraid.datatypes import Network
+from unbraid.errors import ModelError
+from unbraid.models.transform import Transform
+
+__all__ = ["FAMILIES", "RUNNABLE", "Family", "State", "family"]
+
+State = Callable[[], Mapping[str, NDArray[Any]]]
 
 # Those that this version can separate with.
 RUNNABLE = frozenset({"spleeter"})
@@ -16,16 +22,21 @@ RUNNABLE = frozenset({"spleeter"})
 
 @dataclass(frozen=True)
 class Family:
-    """What model folders need to know of a family.
+    """What model folders and the pipeline need to know of a family.
 
     read : makes its configuration of plain data (numbers, strings, lists), or raises ModelError
     write : the other way round
     shapes : names and shapes of a network's tensors by its configuration
+    transform : the arithmetic around its network, by its configuration
+    network : its network for windows of so many samples, given the configuration, what reads its weights, and a digest
+        of what decides these
     """
 
     read: Callable[[Mapping[str, Any]], Any]
     write: Callable[[Any], dict[str, Any]]
     shapes: Callable[[Any], dict[str, tuple[int, ...]]]
+    transform: Callable[[Any], Transform]
+    network: Callable[[Any, int, State, str], Network]
 
 
 def family(name: str) -> Family:
@@ -35,44 +46,51 @@ def family(name: str) -> Family:
     return FAMILIES[name]()
 
 
-# Each is imported when it is asked for.
+# Everything is imported when it is asked for: converters need no transforms, and nothing needs all families.
 def _spleeter() -> Family:
-    from unbraid.models.spleeter.config import SpleeterConfig
-    from unbraid.models.spleeter.graph import parameter_shapes
+    from unbraid.models.spleeter import config, graph, transform
 
-    def write(config: SpleeterConfig) -> dict[str, Any]:
+    def write(one: config.SpleeterConfig) -> dict[str, Any]:
         # Where the checkpoint lay and what trained it say nothing of the network.
-        return replace(config, model_dir=None, training={}).to_json()
+        return replace(one, model_dir=None, training={}).to_json()
 
-    return Family(SpleeterConfig.from_json, write, parameter_shapes)
+    def network(one: config.SpleeterConfig, n_samples: int, state: State, fingerprint: str) -> Network:
+        return graph.network(one, state, fingerprint)  # whose T already says how long a window is
+
+    read = config.SpleeterConfig.from_json
+    return Family(read, write, graph.parameter_shapes, transform.SpleeterTransform, network)
 
 
 def _demucs() -> Family:
     from unbraid.models.demucs.config import DemucsConfig
     from unbraid.models.demucs.state import parameter_shapes
 
-    return Family(DemucsConfig.from_plain, DemucsConfig.to_plain, parameter_shapes)
+    return Family(DemucsConfig.from_plain, DemucsConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
 
 
 def _hdemucs() -> Family:
     from unbraid.models.hdemucs.config import HDemucsConfig
     from unbraid.models.hdemucs.state import parameter_shapes
 
-    return Family(HDemucsConfig.from_plain, HDemucsConfig.to_plain, parameter_shapes)
+    return Family(HDemucsConfig.from_plain, HDemucsConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
 
 
 def _htdemucs() -> Family:
     from unbraid.models.htdemucs.config import HTDemucsConfig
     from unbraid.models.htdemucs.state import parameter_shapes
 
-    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes)
+    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
 
 
 def _openunmix() -> Family:
     from unbraid.models.openunmix.config import OpenUnmixConfig
     from unbraid.models.openunmix.state import parameter_shapes
 
-    return Family(OpenUnmixConfig.from_plain, OpenUnmixConfig.to_plain, parameter_shapes)
+    return Family(OpenUnmixConfig.from_plain, OpenUnmixConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
+
+
+def _not_yet(*arguments: Any) -> Any:
+    raise AssertionError("not in RUNNABLE")
 
 
 FAMILIES: Mapping[str, Callable[[], Family]] = {

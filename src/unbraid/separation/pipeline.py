@@ -2,37 +2,51 @@
 
 ::
 
-    source ─┬─> resample to the model's rate ─> segments ─> [forward ─> network ─> inverse] ─> overlap-add ─┐
-            │                                                one thread for each of the engine's streams    │
-            └─> resample to the output's rate ─> the mix, for lengths and the remainder <─ resample back <──┘
+    source ─┬─> resample to the model's rate ─> normalise ─> windows ─> [forward ─> network ─> inverse] ─> add up ─┐
+            │                                          one thread for each of the engine's streams           │
+            └─> resample to the output's rate ─> the mix, for lengths and the remainder <─ resample back <──────┘
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from unbraid.audio.layout import channel_groups
 from unbraid.audio.resample import StreamResampler
 from unbraid.datatypes import ComplexArray, FloatArray
-from unbraid.dsp.segments import OverlapAdd, SampleQueue, SegmentCutter
+from unbraid.dsp.segments import OverlapAdd, SampleQueue, WindowCutter
 from unbraid.dsp.wiener import WienerFilter
-from unbraid.separation.plan import Plan
+from unbraid.separation.plan import Member, Plan
 
 if TYPE_CHECKING:
-    from unbraid.engines.select import Engine
+    from unbraid.models.spleeter.transform import SpleeterTransform
 
-__all__ = ["Source", "stream_stems"]
+__all__ = ["Runner", "Source", "stream_stems"]
 
 _BLOCK = 1 << 16  # samples given out at a time: writing them needs no large arrays
+# Added to a track's deviation, so that silence is not divided by zero; 1e-8 as in Demucs.
+_SILENCE = 1e-8
 Filters: TypeAlias = tuple[WienerFilter, ...]  # one for each pair of channels
+Measuring: TypeAlias = Callable[[float], None]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+class Runner(Protocol):
+    """A member's network, ready to run: `unbraid.separation.runner.NetworkRunner`."""
+
+    @property
+    def n_streams(self) -> int:
+        """How many calls may usefully go on at once."""
+
+    def run(self, inputs: tuple[FloatArray, ...], n_samples: int, /) -> tuple[FloatArray, ...]:
+        """Run the network on a window of so many samples."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +63,38 @@ class Source:
     blocks: Callable[[], Iterator[FloatArray]]
 
 
+@dataclass(frozen=True)
+class _Levels:
+    """Mean and standard deviation of the mono mix of the channels that go through the network together.
+
+    Arrays have shape (channel, 1), and for each channel the numbers of its pair.
+    """
+
+    mean: FloatArray
+    deviation: FloatArray
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What had to be known of the whole track first: None where it did not."""
+
+    levels: _Levels | None = None
+    filters: Filters | None = None
+
+
 def stream_stems(
     source: Source,
     plan: Plan,
-    engine: Engine,
+    runners: Sequence[Runner],
     *,
     output_rate: int | None = None,
-    measuring: Callable[[float], None] = lambda done_s: None,
+    measuring: Measuring = lambda done_s: None,
 ) -> Iterator[FloatArray]:
     """Separate a source.
 
+    runners : the network of each of the plan's members
     output_rate : sample rate of the stems in Hz; None for the source's
-    measuring : called with the seconds done of the first pass, where the plan has one
+    measuring : called with the seconds done of the passes that come before the separation, where the plan has such
 
     Yields
     ------
@@ -68,9 +102,12 @@ def stream_stems(
         Together as long as the source, to the sample (rounded, where the rate changes).
     """
     output_rate = output_rate or source.sample_rate
-    filters = _measure(source, plan, engine, measuring) if plan.transform.wiener else None
+    measured = _Measured(
+        _levels(source, plan, measuring) if plan.transform.normalises else None,
+        _wiener_filters(source, plan, runners[0], measuring) if plan.transform.wiener else None,
+    )
     n_channels = len(source.channels)
-    shape = (len(plan.groups), n_channels)
+    shape = (plan.n_computed, n_channels)
     stems_to_output = StreamResampler(plan.transform.sample_rate, output_rate, shape[0] * shape[1])
     mix_to_output = StreamResampler(source.sample_rate, output_rate, n_channels)
     mix, stems = SampleQueue((n_channels,)), SampleQueue(shape)
@@ -80,7 +117,7 @@ def stream_stems(
             mix.push(mix_to_output.push(block))
             yield block
 
-    for block in _separate(replace(source, blocks=blocks), plan, engine, filters):
+    for block in _separate(replace(source, blocks=blocks), plan, runners, measured):
         stems.push(stems_to_output.push(block.reshape(-1, block.shape[-1])).reshape(*shape, -1))
         while n := min(mix.n_samples, stems.n_samples, _BLOCK):
             yield _complete(stems.pop(n), mix.pop(n), plan)
@@ -95,58 +132,91 @@ def stream_stems(
 
 
 def _complete(stems: FloatArray, mix: FloatArray, plan: Plan) -> FloatArray:
-    """Add the remainder as the last stem, if the plan says so."""
-    if not plan.remainder:
-        return stems
-    return np.concatenate([stems, (mix - stems.sum(axis=0))[None]])
+    """Add the remainder as the last stem, or share it out, if the plan says so."""
+    if plan.remainder:
+        return np.concatenate([stems, (mix - stems.sum(axis=0))[None]])
+    if plan.sum_exact:
+        stems += (mix - stems.sum(axis=0)) / np.float32(len(stems))
+    return stems
 
 
 class _Lane:
-    """One pass over the track, delayed by `offset` samples: its cutter, and its finished stems."""
+    """One pass of one member over the track, delayed by `offset` samples: its cutter, and its finished stems."""
 
-    def __init__(self, plan: Plan, n_channels: int, offset: int) -> None:
-        size = {"segment": plan.transform.segment, "stride": plan.transform.stride}
-        self._n_to_drop = plan.transform.lead + offset
-        self.cutter = SegmentCutter(n_channels, lead=self._n_to_drop, **size)
-        self._adder = OverlapAdd((len(plan.groups), n_channels), **size)
-        self.finished = SampleQueue((len(plan.groups), n_channels))
+    def __init__(self, member: Member, runner: Runner, n_channels: int, offset: int) -> None:
+        self.member, self.runner = member, runner
+        transform, n_results = member.transform, len(member.mixes)
+        self._n_to_drop = transform.lead + offset
+        self.cutter = WindowCutter(
+            n_channels,
+            segment=transform.segment,
+            stride=transform.stride,
+            lead=self._n_to_drop,
+            window=transform.window,
+        )
+        self._adder = OverlapAdd((n_results, n_channels), segment=transform.segment, stride=transform.stride)
+        self.finished = SampleQueue((n_results, n_channels))
 
     def add(self, stems: FloatArray) -> None:
+        """Add the next chunk's stems."""
         block = self._adder.add(stems)
         n = min(self._n_to_drop, block.shape[-1])
         self._n_to_drop -= n
         self.finished.push(block[..., n:])
 
 
-def _separate(source: Source, plan: Plan, engine: Engine, filters: Filters | None) -> Iterator[FloatArray]:
+@dataclass(frozen=True)
+class _Chunk:
+    """A window of the track to run: of which lane, the chunk's number and length, and the samples."""
+
+    lane: _Lane
+    index: int
+    n: int
+    window: FloatArray
+
+
+def _separate(source: Source, plan: Plan, runners: Sequence[Runner], measured: _Measured) -> Iterator[FloatArray]:
     """Stems at the model's rate [shape=(stem, channel, time)]; at the end as many samples as came in."""
-    pairs = channel_groups(source.channels)
-    lanes = [_Lane(plan, len(source.channels), offset) for offset in plan.offsets]
+    pairs, levels = channel_groups(source.channels), measured.levels
+    lanes = [
+        _Lane(member, runner, len(source.channels), offset)
+        for member, runner in zip(plan.members, runners, strict=True)
+        for offset in member.offsets
+    ]
     n_in = n_out = 0
 
-    def jobs() -> Iterator[tuple[_Lane, int, FloatArray]]:
+    def chunks() -> Iterator[_Chunk]:
         nonlocal n_in
-        n_cut = [0] * len(lanes)
         for block in _at_model_rate(source, plan):
             n_in += block.shape[-1]
-            for i, lane in enumerate(lanes):
-                for segment in lane.cutter.push(block):
-                    yield lane, n_cut[i], segment
-                    n_cut[i] += 1
-        for i, lane in enumerate(lanes):
-            for index, segment in enumerate(lane.cutter.flush(), start=n_cut[i]):
-                yield lane, index, segment
+            level = block if levels is None else (block - levels.mean) / levels.deviation
+            for lane in lanes:
+                yield from (_Chunk(lane, *cut) for cut in lane.cutter.push(level))
+        for lane in lanes:
+            yield from (_Chunk(lane, *cut) for cut in lane.cutter.flush())
 
-    def work(job: tuple[_Lane, int, FloatArray]) -> FloatArray:
-        return _separate_segment(job[2], job[1], pairs, plan, engine, filters)
+    def work(chunk: _Chunk) -> FloatArray:
+        return _separate_chunk(chunk, pairs, measured.filters)
 
-    for (lane, _, _), stems in _map_in_order(work, jobs(), engine.n_streams):
-        lane.add(stems)
+    for chunk, stems in _map_in_order(work, chunks(), max(runner.n_streams for runner in runners)):
+        chunk.lane.add(stems)
         n = min(min(lane.finished.n_samples for lane in lanes), n_in - n_out)
         if n:
             n_out += n
-            passes = [lane.finished.pop(n) for lane in lanes]
-            yield passes[0] if len(passes) == 1 else np.mean(passes, axis=0, dtype=np.float32)
+            first, *others = (lane.finished.pop(n) for lane in lanes)
+            for other in others:
+                first = first + other
+            yield first if levels is None else _as_loud_as_before(first, levels, plan)
+
+
+def _as_loud_as_before(stems: FloatArray, levels: _Levels, plan: Plan) -> FloatArray:
+    """Undo the normalisation: each network stem gets the deviation and, as in Demucs, the mean."""
+    weights = [
+        sum(sum(member.mixes[i].values()) * len(member.offsets) for member in plan.members)
+        for i in range(plan.n_computed)
+    ]
+    out: FloatArray = stems * levels.deviation + np.array(weights, np.float32)[:, None, None] * levels.mean
+    return out
 
 
 def _at_model_rate(source: Source, plan: Plan) -> Iterator[FloatArray]:
@@ -155,6 +225,25 @@ def _at_model_rate(source: Source, plan: Plan) -> Iterator[FloatArray]:
     for block in source.blocks():
         yield resampler.push(block)
     yield resampler.flush()
+
+
+def _levels(source: Source, plan: Plan, measuring: Measuring) -> _Levels:
+    """First pass: mean and deviation of the mono mix of each pair (the unbiased one, as torch's std is)."""
+    pairs = channel_groups(source.channels)
+    count, sums, squares = 0, np.zeros(len(pairs)), np.zeros(len(pairs))
+    for block in _at_model_rate(source, plan):
+        mono = np.stack([block[list(channels)].mean(axis=0, dtype=np.float64) for channels in pairs])
+        count += block.shape[-1]
+        sums += mono.sum(axis=-1)
+        squares += np.square(mono).sum(axis=-1)
+        measuring(count / plan.transform.sample_rate)
+    mean = sums / max(count, 1)
+    variance = np.maximum(squares - count * np.square(mean), 0) / max(count - 1, 1)
+    levels = _Levels(*(np.zeros((len(source.channels), 1), np.float32) for _ in range(2)))
+    for i, channels in enumerate(pairs):
+        levels.mean[list(channels)] = mean[i]
+        levels.deviation[list(channels)] = np.sqrt(variance[i]) + _SILENCE
+    return levels
 
 
 def _map_in_order(work: Callable[[Job], Result], jobs: Iterator[Job], n_threads: int) -> Iterator[tuple[Job, Result]]:
@@ -174,60 +263,68 @@ def _map_in_order(work: Callable[[Job], Result], jobs: Iterator[Job], n_threads:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _separate_segment(
-    segment: FloatArray,
-    index: int,
-    pairs: tuple[tuple[int, ...], ...],
-    plan: Plan,
-    engine: Engine,
-    filters: Filters | None,
-) -> FloatArray:
-    """Stems [shape=(stem, channel, time)] of segment number `index` [shape=(channel, time)]."""
+def _separate_chunk(chunk: _Chunk, pairs: tuple[tuple[int, ...], ...], filters: Filters | None) -> FloatArray:
+    """Results of a chunk [shape=(result, channel, time)]."""
+    member, window = chunk.lane.member, chunk.window
+    transform = member.transform
 
     def separate_pair(i: int) -> FloatArray:
-        stereo = _stereo(segment, pairs[i])
-        outputs = engine.run(plan.transform.forward(stereo))
+        audio = _channels(window, pairs[i], transform.n_channels)
+        outputs = chunk.lane.runner.run(transform.forward(audio), audio.shape[-1])
         wiener_filter = filters[i] if filters else None
-        return plan.transform.inverse(outputs, stereo, plan.groups, index=index, wiener_filter=wiener_filter)
+        return transform.inverse(
+            outputs, audio, member.mixes, n=chunk.n, index=chunk.index, wiener_filter=wiener_filter
+        )
 
-    if pairs == ((0, 1),):  # nearly all music: needs no copy
+    if pairs == ((0, 1),) and transform.n_channels == 2:  # nearly all music: needs no copy
         return separate_pair(0)
-    out = np.empty((len(plan.groups), *segment.shape), np.float32)
+    out = np.empty((len(member.mixes), len(window), chunk.n), np.float32)
     for i, channels in enumerate(pairs):
         stems = separate_pair(i)
-        out[:, channels] = stems if len(channels) == 2 else stems.mean(axis=1, keepdims=True)
+        out[:, channels] = stems if stems.shape[1] == len(channels) else stems.mean(axis=1, keepdims=True)
     return out
 
 
-def _stereo(segment: FloatArray, channels: tuple[int, ...]) -> FloatArray:
-    """The two channels that a network sees: a pair as it is, a single channel on both sides."""
-    return segment if channels == (0, 1) == tuple(range(len(segment))) else segment[list(channels * 2)[:2]]
+def _channels(window: FloatArray, channels: tuple[int, ...], n_channels: int) -> FloatArray:
+    """What a network sees: a pair as it is, a single channel on both sides; or their mean, if it takes one."""
+    if n_channels == 1:
+        mono: FloatArray = window[list(channels)].mean(axis=0, keepdims=True)
+        return mono
+    return window if channels == (0, 1) == tuple(range(len(window))) else window[list(channels * 2)[:2]]
 
 
-def _measure(source: Source, plan: Plan, engine: Engine, measuring: Callable[[float], None]) -> Filters:
+def _wiener_filters(source: Source, plan: Plan, runner: Runner, measuring: Measuring) -> Filters:
     """First pass of the Wiener filter: the whole track's statistics, for each pair of channels."""
-    transform = plan.transform.with_options(overlap=0.0, wiener=True)
+    # Only this family has the filter: the others refuse the option.
+    transform = cast("SpleeterTransform", plan.transform.with_options(overlap=0.0, wiener=True))
     pairs = channel_groups(source.channels)
     statistics = [transform.statistics() for _ in pairs]
-    cutter = SegmentCutter(
-        len(source.channels), segment=transform.segment, stride=transform.stride, lead=transform.lead
+    cutter = WindowCutter(
+        len(source.channels),
+        segment=transform.segment,
+        stride=transform.stride,
+        lead=transform.lead,
+        window=transform.window,
     )
 
-    def segments() -> Iterator[FloatArray]:
+    def windows() -> Iterator[FloatArray]:
         for block in _at_model_rate(source, plan):
-            yield from cutter.push(block)
-        yield from cutter.flush()
+            yield from (window for _, _, window in cutter.push(block))
+        yield from (window for _, _, window in cutter.flush())
 
-    def work(segment: FloatArray) -> list[tuple[ComplexArray, FloatArray]]:
+    def work(window: FloatArray) -> list[tuple[ComplexArray, FloatArray]]:
         whole = slice(0, transform.config.n_frames)
-        stereos = [_stereo(segment, channels) for channels in pairs]
+        stereos = [_channels(window, channels, 2) for channels in pairs]
         return [
-            (transform.spectrogram(stereo, whole), transform.estimates(engine.run(transform.forward(stereo))))
+            (
+                transform.spectrogram(stereo, whole),
+                transform.estimates(runner.run(transform.forward(stereo), stereo.shape[-1])),
+            )
             for stereo in stereos
         ]
 
     done_s = 0.0
-    for _, results in _map_in_order(work, segments(), engine.n_streams):
+    for _, results in _map_in_order(work, windows(), runner.n_streams):
         for sums, (spec, estimates) in zip(statistics, results, strict=True):
             sums.update(spec, estimates)
         done_s += transform.stride / transform.sample_rate

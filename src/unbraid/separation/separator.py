@@ -15,15 +15,16 @@ import numpy as np
 
 from unbraid.audio.layout import channel_groups, default_channels
 from unbraid.audio.read import AudioReader, open_audio
-from unbraid.datatypes import AudioInfo, FloatArray, Progress, WriteReport
-from unbraid.engines.select import load_engine
+from unbraid.datatypes import AudioInfo, FloatArray, Network, Progress, WriteReport
+from unbraid.engines.select import Engine, load_engine
 from unbraid.errors import AudioError, UsageError
 from unbraid.separation.output import Output, output_paths, write_stems
 from unbraid.separation.pipeline import Source, stream_stems
-from unbraid.separation.plan import Options, make_plan
+from unbraid.separation.plan import Member, Options, make_plan
+from unbraid.separation.runner import NetworkRunner
 from unbraid.weights.fetch import FetchProgress
 from unbraid.weights.places import cache_folder
-from unbraid.weights.store import default_model, load_model, network_of
+from unbraid.weights.store import default_model, load_model
 
 __all__ = ["FileReport", "Separator", "check_part"]
 
@@ -78,19 +79,31 @@ class Separator:
         found = load_model(model or default_model(), on_progress=on_fetch)
         self.plan = make_plan(found, options or Options())
         self.model_name = found.name
-        with ThreadPoolExecutor(1, "unbraid-load") as pool:
-            loading = pool.submit(
-                load_engine,
-                network_of(found, self.plan.transform),
+
+        def load(network: Network, worth_keeping: bool) -> Engine:
+            return load_engine(
+                network,
                 engine=engine,
                 device=device,
                 precision=precision,
                 n_threads=threads,
-                cache_dir=cache_folder() if cache else None,
+                cache_dir=cache_folder() if cache and worth_keeping else None,
             )
+
+        def runner(member: Member) -> NetworkRunner:
+            _, n_samples = member.transform.window(member.transform.segment)
+            return NetworkRunner(member.network, n_samples, load)
+
+        with ThreadPoolExecutor(1, "unbraid-load") as pool:
+            loading = [pool.submit(runner, member) for member in self.plan.members]
             # Meanwhile, what the first segment will need: it takes as long to import as the network to load.
             import_module("scipy.fft")
-            self.engine = loading.result()
+            self._runners = [one.result() for one in loading]
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network; the first, where the model has several."""
+        return self._runners[0].engine
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -140,10 +153,12 @@ class Separator:
 
         Raises
         ------
-        UsageError : the plan needs two passes (the Wiener filter), which a stream cannot give
+        UsageError : the track must be read twice (the Wiener filter, models of the Demucs family), which a stream
+            does not allow
         """
-        if self.plan.transform.wiener:
-            raise UsageError("the Wiener filter reads the track twice, which a stream does not allow; use separate()")
+        if self.plan.n_passes > 1:
+            what = "the Wiener filter" if self.plan.transform.wiener else f"the model {self.model_name}"
+            raise UsageError(f"{what} reads the track twice, which a stream does not allow; use separate()")
         iterator = (_checked(block) for block in blocks)
         first = next(iterator, None)
         if first is None:
@@ -156,7 +171,7 @@ class Separator:
                     raise UsageError(f"blocks must all have {len(first)} channels, got {len(block)}")
                 yield block
 
-        for block in stream_stems(Source(sample_rate, default_channels(len(first)), once), self.plan, self.engine):
+        for block in stream_stems(Source(sample_rate, default_channels(len(first)), once), self.plan, self._runners):
             yield dict(zip(self.stems, block, strict=True))
 
     def separate_to_file(
@@ -225,15 +240,16 @@ class Separator:
 
         n_samples = 0
         rate = output_rate or source.sample_rate
-        for block in stream_stems(source, self.plan, self.engine, output_rate=rate, measuring=measuring):
+        for block in stream_stems(source, self.plan, self._runners, output_rate=rate, measuring=measuring):
             yield block
             n_samples += block.shape[-1]
             if on_progress:
                 on_progress(Progress(path, "separating", n_samples / rate, total_s))
 
     def close(self) -> None:
-        """Release the memory of the network; the separator cannot be used afterwards."""
-        self.engine.close()
+        """Release the memory of the networks; the separator cannot be used afterwards."""
+        for runner in self._runners:
+            runner.close()
 
     def __enter__(self) -> Separator:
         return self

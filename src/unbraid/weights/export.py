@@ -25,7 +25,7 @@ from unbraid.weights.fetch import FetchProgress
 from unbraid.weights.folder import check_weights, installed_models
 from unbraid.weights.model_file import DESCRIPTION, NetworkPart, network_data, read_model_file
 from unbraid.weights.overview import folder_of
-from unbraid.weights.store import load_model, network_of
+from unbraid.weights.store import load_model
 from unbraid.weights.tensors import read_tensors, write_tensors
 
 __all__ = ["EXPORT_FORMATS", "export_model"]
@@ -193,7 +193,8 @@ def _running(name: str, on_progress: Callable[[FetchProgress], None] | None) -> 
         about["groups"] = dict(model.stems)
     about |= {number: getattr(config, number) for number in _NUMBERS}
     about["networks"] = [network_data(NetworkPart("spleeter", config))]
-    return _Source(about, model.state, lambda: network_of(model, model.transform))
+    (part,) = model.parts
+    return _Source(about, lambda: part.whole().weights(), part.whole)
 
 
 def _stored(name: str) -> _Source:

@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,42 @@ from numpy.typing import NDArray
 
 from unbraid.datatypes import Network
 from unbraid.errors import ModelError
-from unbraid.models.families import RUNNABLE
+from unbraid.models.families import RUNNABLE, State, family
 from unbraid.models.spleeter.config import SpleeterConfig
-from unbraid.models.spleeter.graph import network
 from unbraid.models.spleeter.transform import SpleeterTransform
+from unbraid.models.transform import Transform
 from unbraid.weights.catalog import Entry, catalog
 from unbraid.weights.fetch import FetchProgress
 from unbraid.weights.folder import check_weights, installed_folder, installed_models
-from unbraid.weights.model_file import DESCRIPTION, ModelFile, read_model_file
+from unbraid.weights.model_file import DESCRIPTION, ModelFile, NetworkPart, read_model_file
 from unbraid.weights.tensors import read_tensors
 
-__all__ = ["BUILTIN", "BUILTIN_FOLDER", "Model", "available_models", "default_model", "load_model", "network_of"]
+__all__ = ["BUILTIN", "BUILTIN_FOLDER", "Model", "Part", "available_models", "default_model", "load_model"]
 
 BUILTIN = ("unbraid:4stems", "unbraid:2stems")
 # What is taken where no model is named: the first of these that is installed, else the first that is built in.
 _PREFERRED = ("spleeter:4stems",)
 BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin" / "4stems"
 
-State = Callable[[], Mapping[str, NDArray[Any]]]
 OnProgress = Callable[[FetchProgress], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One network of a model.
+
+    transform : the arithmetic around it
+    network : itself, for windows of so many samples and a transform that a user's choices may have changed
+    stem_weights : how much its results count, by stem
+    """
+
+    transform: Transform
+    network: Callable[[Transform, int], Network]
+    stem_weights: tuple[float, ...]
+
+    def whole(self) -> Network:
+        """The network for whole chunks, as it is without a user's choices."""
+        return self.network(self.transform, self.transform.window(self.transform.segment)[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,24 +67,20 @@ class Model:
     """A model that can be run.
 
     name : as it was asked for
-    transform : the arithmetic around its network
-    state : reads its weights, by the names that the network gives them
-    files : where the weights are
-    stems : names of its results, and the network's stems that are added up in each
+    parts : its networks, whose results are averaged by their weights
+    stems : names of its results, and the networks' stems that are added up in each
     described : what its folder says of it; None for a checkpoint of another program
     """
 
     name: str
-    transform: SpleeterTransform
-    state: State
-    files: tuple[Path, ...]
+    parts: tuple[Part, ...]
     stems: tuple[tuple[str, tuple[int, ...]], ...]
     described: ModelFile | None = None
 
     @property
-    def allows_bf16(self) -> bool:
-        """Whether its card says that bfloat16 is accurate enough; see docs/decisions/004."""
-        return self.described is not None and self.described.allows_bf16
+    def transform(self) -> Transform:
+        """That of the first part; stems, sample rate and channels are those of all."""
+        return self.parts[0].transform
 
 
 def load_model(name: str | os.PathLike[str], *, on_progress: OnProgress | None = None) -> Model:
@@ -107,12 +120,6 @@ def default_model() -> str:
     return os.environ.get("UNBRAID_MODEL") or next((name for name in _PREFERRED if name in installed), BUILTIN[0])
 
 
-def network_of(model: Model, transform: SpleeterTransform) -> Network:
-    """The model's network for segments as long as this transform's; its weights are read when an engine asks."""
-    made = network(transform.config, model.state, _fingerprint(transform.config, model.files))
-    return replace(made, allows_bf16=model.allows_bf16)
-
-
 def _builtin(name: str) -> Model:
     model = _folder(name, BUILTIN_FOLDER)
     if name == "unbraid:4stems":
@@ -131,8 +138,25 @@ def _folder(name: str, folder: Path) -> Model:
     described = read_model_file(folder)
     weights = check_weights(folder, described)
     _check_runs(name, {part.family for part in described.networks})
-    (part,) = described.networks
-    return replace(_model(name, part.config, [weights], lambda: read_tensors(weights)), described=described)
+    parts = tuple(_described_part(part, weights, described) for part in described.networks)
+    return Model(name, parts, _own_stems(described.stems), described)
+
+
+def _described_part(part: NetworkPart, weights: Path, described: ModelFile) -> Part:
+    """A network of a model folder."""
+
+    def state() -> Mapping[str, NDArray[Any]]:
+        tensors = read_tensors(weights)
+        return {
+            name.removeprefix(part.prefix): value for name, value in tensors.items() if name.startswith(part.prefix)
+        }
+
+    made = _part(part.family, part.config, [weights], state, part.prefix, allows_bf16=described.allows_bf16)
+    transform = made.transform
+    if described.segment_s is not None:
+        transform = transform.with_options(segment_s=described.segment_s)
+    weighted = part.stem_weights or made.stem_weights
+    return replace(made, transform=transform, stem_weights=weighted)
 
 
 def _check_runs(name: str, families: Iterable[str]) -> None:
@@ -148,20 +172,23 @@ def _published(name: str, entry: Entry, on_progress: OnProgress | None) -> Model
     """A model of the catalogue, from where it is on this machine, else from where it is published."""
     _check_runs(name, entry.families)
     base = catalog()[entry.variant_of or name]
-    config = SpleeterConfig.from_json(entry.config)
     installed = (installed_folder(base.name) / DESCRIPTION).is_file()
     # Spleeter keeps its own in $MODEL_PATH, else in a folder of the working directory.
     given, usual = os.environ.get("MODEL_PATH"), "pretrained_models"
     checkpoint = Path(given or usual) / base.name.partition(":")[2]
     # A download that failed leaves it an empty folder.
-    if (given or not installed) and any(checkpoint.glob("*.index")):
-        return _checkpoint(name, config, checkpoint)
+    if entry.family == "spleeter" and (given or not installed) and any(checkpoint.glob("*.index")):
+        return _checkpoint(name, SpleeterConfig.from_json(entry.config), checkpoint)
     if not installed:
         from unbraid.weights.install import install
 
         install(base, on_progress=on_progress)
     model = _folder(name, installed_folder(base.name))
-    return replace(model, transform=SpleeterTransform(config))
+    if not entry.variant_of:
+        return model
+    (part,) = model.parts
+    config = SpleeterConfig.from_json(entry.config)
+    return replace(model, parts=(replace(part, transform=SpleeterTransform(config)),))
 
 
 def _spleeter_json(name: str, path: Path) -> Model:
@@ -185,23 +212,36 @@ def _checkpoint(name: str, config: SpleeterConfig, folder: Path) -> Model:
 
     prefix = latest_checkpoint(folder)
     files = sorted(folder.glob(f"{prefix.name}.index")) + sorted(folder.glob(f"{prefix.name}.data-*"))
-    return _model(name, config, files, lambda: spleeter_state(read_checkpoint(prefix), config.stems))
+    part = _part("spleeter", config, files, lambda: spleeter_state(read_checkpoint(prefix), config.stems))
+    return Model(name, (part,), _own_stems(config.stems))
 
 
-def _model(name: str, config: SpleeterConfig, files: Iterable[Path], state: State) -> Model:
-    stems = tuple((stem, (i,)) for i, stem in enumerate(config.stems))
-    return Model(name, SpleeterTransform(config), state, tuple(files), stems)
+def _part(
+    name: str, config: Any, files: Sequence[Path], state: State, prefix: str = "", *, allows_bf16: bool = False
+) -> Part:
+    """A network of the family of that name."""
+    chosen = family(name)
+
+    def network(transform: Transform, n_samples: int) -> Network:
+        fingerprint = _fingerprint(chosen.write(transform.config), n_samples, files, prefix)
+        return replace(chosen.network(transform.config, n_samples, state, fingerprint), allows_bf16=allows_bf16)
+
+    return Part(chosen.transform(config), network, (1.0,) * len(config.stems))
 
 
-def _fingerprint(config: SpleeterConfig, files: Iterable[Path]) -> str:
+def _own_stems(stems: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((stem, (i,)) for i, stem in enumerate(stems))
+
+
+def _fingerprint(config: Mapping[str, Any], n_samples: int, files: Sequence[Path], prefix: str) -> str:
     """Names what a network computes, for the cache of compiled networks.
 
     Of the weights, path, size and time of change stand for the content: reading 157 MB to hash them would take longer
     than all the rest of a start.
     """
     # What happens around the network does not change it.
-    config = replace(config, separation_exponent=1, mask_extension="zeros", model_dir=None, training={})
-    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode())
+    inside = {key: value for key, value in config.items() if key not in ("separation_exponent", "mask_extension")}
+    digest = hashlib.sha256(f"{json.dumps(inside, sort_keys=True)} {n_samples} {prefix}".encode())
     for file in files:
         status = file.stat()
         digest.update(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())

@@ -29,7 +29,7 @@ def source_of(samples: np.ndarray, *, rate: int = RATE, block: int = 10007, chan
 def separate(samples, model, engine, *, source=None, **options) -> np.ndarray:
     before = samples.copy()
     plan = make_plan(model, Options(**options))
-    out = np.concatenate(list(stream_stems(source or source_of(samples), plan, engine)), axis=-1)
+    out = np.concatenate(list(stream_stems(source or source_of(samples), plan, [engine])), axis=-1)
     assert np.array_equal(samples, before)
     return out
 
@@ -82,7 +82,7 @@ def test_other_sample_rates_keep_length_sum_and_alignment(model, engine, rate: i
 def test_output_rate_sets_the_length(model, engine) -> None:
     samples = music(RATE * 2 + 5)
     plan = make_plan(model, Options())
-    out = np.concatenate(list(stream_stems(source_of(samples), plan, engine, output_rate=48000)), axis=-1)
+    out = np.concatenate(list(stream_stems(source_of(samples), plan, [engine], output_rate=48000)), axis=-1)
     assert out.shape[-1] == round((RATE * 2 + 5) * 48000 / 44100)
 
 
@@ -97,7 +97,7 @@ def test_overlap_changes_nothing_where_the_masks_agree(model, engine, overlap: f
 def test_shifted_runs_are_moved_back_before_they_are_averaged(model, engine) -> None:
     samples = music(64 * HOP + 99)
     shifted = separate(samples, model, engine, high_band="zeros", shifts=3)
-    offsets = make_plan(model, Options(shifts=3)).offsets
+    offsets = make_plan(model, Options(shifts=3)).members[0].offsets
     assert len(set(offsets)) == 3 and max(offsets) <= RATE // 2
     delayed = [np.pad(samples, ((0, 0), (offset, 0))) for offset in offsets]
     passes = [separate(one, model, engine, high_band="zeros")[..., -samples.shape[-1] :] for one in delayed]
@@ -161,4 +161,4 @@ def test_a_failing_source_stops_the_pipeline(model, engine) -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="gone"):
-        list(stream_stems(Source(RATE, ("FL", "FR"), broken), make_plan(model, Options()), engine))
+        list(stream_stems(Source(RATE, ("FL", "FR"), broken), make_plan(model, Options()), [engine]))

@@ -22,7 +22,7 @@ from unbraid.weights import export
 from unbraid.weights.export import EXPORT_FORMATS, export_model
 from unbraid.weights.folder import write_model
 from unbraid.weights.model_file import WEIGHTS, ModelFile, NetworkPart
-from unbraid.weights.store import load_model, network_of
+from unbraid.weights.store import load_model
 
 # Relative error that summing float32 in another order may make.
 TOLERANCE = 1e-5
@@ -90,7 +90,7 @@ def expected(model: str) -> FloatArray:
     """What the torch module computes."""
     loaded = load_model(model)
     with torch.inference_mode():
-        stems: FloatArray = network_of(loaded, loaded.transform).module()(torch.from_numpy(magnitudes(model))).numpy()
+        stems: FloatArray = loaded.parts[0].whole().module()(torch.from_numpy(magnitudes(model))).numpy()
     return stems
 
 
@@ -153,7 +153,7 @@ def test_onnx_is_valid_and_holds_the_weights_as_float32(model: str, tmp_path: Pa
     (path,) = export_model(model, tmp_path / "model", format="onnx")
     graph = onnx.load(path).graph
     onnx.checker.check_model(path, full_check=True)
-    weights = load_model(model).state()
+    weights = load_model(model).parts[0].whole().weights()
     found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for name, shape in parameter_shapes(config_of(model)).items():
         assert found[name].dtype == np.float32
@@ -164,7 +164,7 @@ def test_onnx_is_valid_and_holds_the_weights_as_float32(model: str, tmp_path: Pa
 def test_safetensors_holds_the_very_weights(model: str, tmp_path: Path) -> None:
     (path,) = export_model(model, tmp_path / "model", format="safetensors")
     assert path == tmp_path / "model.safetensors"
-    weights = load_model(model).state()
+    weights = load_model(model).parts[0].whole().weights()
     with safe_open(path, "np") as file:
         assert set(file.keys()) == set(weights)
         for name, value in weights.items():
@@ -207,7 +207,7 @@ def test_weights_too_large_for_one_file_lie_beside_it(
     paths = export_model(tiny, tmp_path / "model", format="onnx")
     assert paths == (tmp_path / "model.onnx", tmp_path / "model.onnx.data")
     assert sorted(tmp_path.iterdir()) == sorted(paths)
-    large = [value.nbytes for value in load_model(tiny).state().values() if value.nbytes >= 1024]
+    large = [value.nbytes for value in load_model(tiny).parts[0].whole().weights().values() if value.nbytes >= 1024]
     assert paths[1].stat().st_size >= sum(large) > 0
     assert relative_error(run_onnx(paths[0], tiny), expected(tiny)) <= TOLERANCE
     paths = export_model(tiny, tmp_path / "model", format="openvino")

@@ -7,10 +7,12 @@ the segments' inverse transforms is the inverse transform of the whole track: st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unbraid.datatypes import ComplexArray, FloatArray
 from unbraid.dsp.masks import apply_mask, ratio_masks
@@ -21,6 +23,8 @@ from unbraid.errors import UsageError
 from unbraid.models.spleeter.config import MASK_EXTENSIONS, STRIDE, SpleeterConfig
 
 __all__ = ["SpleeterTransform"]
+
+Scalar = TypeVar("Scalar", np.float32, np.complex64)
 
 # Frames inverted at a time: estimates, masks and one stem of them stay in the second-level cache.
 _CHUNK_FRAMES = 32
@@ -102,6 +106,20 @@ class SpleeterTransform:
         return max(1, round(self.config.n_frames * (1 - self.overlap)))
 
     @property
+    def n_channels(self) -> int:
+        """Audio channels of the network."""
+        return self.config.n_channels
+
+    @property
+    def normalises(self) -> bool:
+        """Whether the track is brought to zero mean and unit deviation first."""
+        return False
+
+    def window(self, n: int) -> tuple[int, int]:
+        """For a chunk of `n` samples: samples of the track before it that the network sees too, and in all."""
+        return 0, self.segment
+
+    @property
     def sums_to_mix(self) -> bool:
         """Whether the stems add up to the mix: full-band ratio masks do."""
         full_band = self.config.mask_extension == "average" or self.config.n_bins > self.config.n_fft // 2
@@ -134,8 +152,9 @@ class SpleeterTransform:
         self,
         outputs: Sequence[FloatArray],
         segment: FloatArray,
-        groups: Sequence[Sequence[int]],
+        mixes: Sequence[Mapping[int, float]],
         *,
+        n: int | None = None,
         index: int = 0,
         wiener_filter: WienerFilter | None = None,
     ) -> FloatArray:
@@ -143,40 +162,40 @@ class SpleeterTransform:
 
         outputs : the network's, (estimates [shape=(1, stem, 2, T, F), float32],)
         segment : as it was given to `forward`; its spectrogram is computed again, which costs less than keeping it
-        groups : which of the network's stems make up each stem of the result
+        mixes : for each stem of the result, how much of which of the network's stems it is made of
+        n : samples wanted; None for all
         index : number of the segment, which decides how it fades into its neighbours
         wiener_filter : of the whole track, where the Wiener filter is asked for
-        returns : ndarray [shape=(len(groups), 2, self.segment), float32]
+        returns : ndarray [shape=(len(mixes), 2, n), float32]
         """
         config, estimates = self.config, self.estimates(outputs)
         fade = None
         if self._stride_frames < config.n_frames:
             fade = crossfade_weights(config.n_frames, self._stride_frames, index)
-        out = np.zeros((len(groups), config.n_channels, self.segment), np.float32)
+        out = np.zeros((len(mixes), config.n_channels, self.segment), np.float32)
         for frames in self._chunks():
             mix = self.spectrogram(segment, frames)
             if fade is not None:
                 mix *= fade[frames]
-            for target, stem in zip(out, self._stems(mix, estimates[..., frames], groups, wiener_filter), strict=True):
+            for target, stem in zip(out, self._stems(mix, estimates[..., frames], mixes, wiener_filter), strict=True):
                 samples = istft(stem, hop=config.hop)
                 target[:, frames.start * config.hop :][:, : samples.shape[-1]] += samples
-        return out
+        return out[..., :n]
 
     def _stems(
         self,
         mix: ComplexArray,
         estimates: FloatArray,
-        groups: Sequence[Sequence[int]],
+        mixes: Sequence[Mapping[int, float]],
         wiener_filter: WienerFilter | None,
     ) -> Iterator[ComplexArray]:
-        """Spectrograms of the groups in some frames, one after the other."""
+        """Spectrograms of the results in some frames, one after the other."""
         refined = None if wiener_filter is None else wiener_filter.apply(mix, estimates)
         masks = ratio_masks(estimates, exponent=self.config.separation_exponent)
-        for group in groups:
-            mask = masks[group[0]] if len(group) == 1 else masks[list(group)].sum(axis=0)
-            stem = apply_mask(mix, mask, extension=self.config.mask_extension)
+        for parts in mixes:
+            stem = apply_mask(mix, _mixed(masks, parts), extension=self.config.mask_extension)
             if refined is not None:  # the filter knows only the network's band; above, the masks hold
-                stem[:, : self.config.n_bins] = refined[list(group), :, : self.config.n_bins].sum(axis=0)
+                stem[:, : self.config.n_bins] = _mixed(refined[..., : self.config.n_bins, :], parts)
             yield stem
 
     def estimates(self, outputs: Sequence[FloatArray]) -> FloatArray:
@@ -187,3 +206,12 @@ class SpleeterTransform:
     def statistics(self) -> WienerStatistics:
         """Empty statistics for the first pass of the Wiener filter."""
         return WienerStatistics(len(self.stems), self.config.n_channels, self.config.n_bins)
+
+
+def _mixed(stems: NDArray[Scalar], parts: Mapping[int, float]) -> NDArray[Scalar]:
+    """The weighted sum of some stems; one alone as it is is the usual case, and costs nothing."""
+    if list(parts.values()) == [1.0]:
+        alone: NDArray[Scalar] = stems[next(iter(parts))]
+        return alone
+    out: NDArray[Scalar] = np.tensordot(np.array(list(parts.values()), np.float32), stems[list(parts)], 1)
+    return out
