@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unbraid.datatypes import FloatArray, Network
+from unbraid.engines.batching import Batches
 from unbraid.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["TorchEngine", "found_devices"]
+
+_LARGEST_BATCH = 8  # segments; a GPU gains little from more, and one of HT Demucs takes about half a gigabyte
 
 
 class TorchEngine:
@@ -46,22 +49,33 @@ class TorchEngine:
             )
         self.precision = _choose_precision(precision, self.device, allows_bf16=network.allows_bf16)
         self.n_threads = n_threads
-        # Two runs at once hide the copies to and from a GPU behind its work.
-        self.n_streams = 1 if self.device == "cpu" else 2
         if self.device == "cpu":
             torch.set_num_threads(n_threads)
+        # While a GPU works on one batch, other threads transform as many segments for the next.
+        self.n_streams = 1 if self.device == "cpu" else 2 * _LARGEST_BATCH
+        self._batches = Batches(self._run, 1 if self.device == "cpu" else _LARGEST_BATCH)
         try:
             self._module: torch.nn.Module | None = network.module().to(self.device)
         except RuntimeError as error:
             raise _translated("load the network", error, self.device) from error
 
     def run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
-        """Run the network once.
+        """Run the network once; on a GPU together with what other threads ask for.
 
         Raises
         ------
         EngineError : PyTorch failed, or the engine is closed
         """
+        try:
+            return self._batches.run(inputs)
+        except MemoryError as error:
+            raise EngineError(
+                f"cannot run the network with PyTorch on {self.device}: its memory is full; "
+                "use a shorter --segment, or --device cpu"
+            ) from error
+
+    def _run(self, inputs: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
+        """Run the network on a batch."""
         if self._module is None:
             raise EngineError("cannot run the network: its engine is closed")
         import torch
@@ -73,6 +87,8 @@ class TorchEngine:
                 outputs = self._module(*(tensor.to(self.device) for tensor in tensors))
                 outputs = outputs if isinstance(outputs, tuple) else (outputs,)
                 return tuple(output.float().cpu().numpy() for output in outputs)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError from error
         except RuntimeError as error:
             raise _translated("run the network", error, self.device) from error
 

@@ -139,7 +139,7 @@ def _folder(name: str, folder: Path) -> Model:
     weights = check_weights(folder, described)
     _check_runs(name, {part.family for part in described.networks})
     parts = tuple(_described_part(part, weights, described) for part in described.networks)
-    return Model(name, parts, _own_stems(described.stems), described)
+    return Model(name, parts, _own_stems(parts[0].transform.stems), described)
 
 
 def _described_part(part: NetworkPart, weights: Path, described: ModelFile) -> Part:
@@ -226,7 +226,8 @@ def _part(
         fingerprint = _fingerprint(chosen.write(transform.config), n_samples, files, prefix)
         return replace(chosen.network(transform.config, n_samples, state, fingerprint), allows_bf16=allows_bf16)
 
-    return Part(chosen.transform(config), network, (1.0,) * len(config.stems))
+    transform = chosen.transform(config)
+    return Part(transform, network, (1.0,) * len(transform.stems))
 
 
 def _own_stems(stems: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
