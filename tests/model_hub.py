@@ -179,11 +179,13 @@ def new_world(
     *,
     archives: Mapping[int, bytes] | None = None,
     filters: Sequence[int] = FILTERS,
+    n_frames: int = 64,
 ) -> Iterator[World]:
     """Open the hub, and have the command know it.
 
     archives : by number of stems, in place of the small random ones
     filters : of the networks in them
+    n_frames : of a block, for speed an eighth of the official ones'
     """
     archives = archives or {n: small_archive(n) for n in (2, 4, 5)}
     end = "-----END CERTIFICATE-----\n"
@@ -191,7 +193,7 @@ def new_world(
     path, place = folder / "catalog.toml", OFFICIAL.removeprefix("https://github.com")
     files = {f"{place}/{n}stems.tar.gz": content for n, content in archives.items()}
     with Hub(files) as hub, pytest.MonkeyPatch.context() as patch:
-        path.write_text(tomli_w.dumps(_content(hub.url, archives, filters)), "utf-8")
+        path.write_text(tomli_w.dumps(_content(hub.url, archives, filters, n_frames)), "utf-8")
         patch.setattr(catalog, "_PATH", path)
         patch.setattr(download, "_BACKOFF_S", 0.01)
         catalog.catalog.cache_clear()
@@ -199,14 +201,14 @@ def new_world(
     catalog.catalog.cache_clear()
 
 
-def _content(url: str, archives: Mapping[int, bytes], filters: Sequence[int]) -> dict[str, Any]:
+def _content(url: str, archives: Mapping[int, bytes], filters: Sequence[int], n_frames: int) -> dict[str, Any]:
     content = tomllib.loads(_CATALOG.read_text("utf-8"))
     for model in content["models"].values():
         for file in model.get("files", []):
             file["addresses"] = [f"{url}/{address.split('/', 3)[3]}" for address in file["addresses"]]
     for n_stems, archive in archives.items():
         model = content["models"][f"spleeter:{n_stems}stems"]
-        model["config"]["T"] = 64  # an eighth of the official length, for speed
+        model["config"]["T"] = n_frames
         model["config"]["model"]["params"]["conv_n_filters"] = list(filters)
         (file,) = model["files"]
         file.pop("size_about", None)
