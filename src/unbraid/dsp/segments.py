@@ -10,7 +10,7 @@ import numpy as np
 
 from unbraid.datatypes import FloatArray
 
-__all__ = ["OverlapAdd", "SampleQueue", "SegmentCutter", "WindowCutter", "crossfade_weights"]
+__all__ = ["OverlapAdd", "SampleQueue", "WindowCutter", "crossfade_weights"]
 
 
 class SampleQueue:
@@ -46,44 +46,6 @@ class SampleQueue:
             if take < block.shape[-1]:
                 self._blocks.appendleft(block[..., take:])
         return out
-
-
-class SegmentCutter:
-    """Cuts a stream into segments of `segment` samples, one every `stride` samples.
-
-    `lead` zeros are put before the stream; after its end, zeros fill the last segment. Segments are
-    cut while any of their first `stride` samples lies before the end, so that every sample is covered
-    `segment`/`stride` times (but for the start).
-    """
-
-    def __init__(self, n_channels: int, *, segment: int, stride: int, lead: int) -> None:
-        self.segment, self.stride = segment, stride
-        self._rest = np.zeros((n_channels, lead), np.float32)
-        self._blocks: list[FloatArray] = []
-        self._n_waiting = lead
-
-    def push(self, block: FloatArray) -> Iterator[FloatArray]:
-        """Segments [shape=(channel, segment)] that are complete with this block [shape=(channel, time)]."""
-        self._blocks.append(block)
-        self._n_waiting += block.shape[-1]
-        if self._n_waiting < self.segment:
-            return
-        waiting = np.concatenate([self._rest, *self._blocks], axis=-1)
-        start = 0
-        while start + self.segment <= waiting.shape[-1]:
-            yield waiting[:, start : start + self.segment]
-            start += self.stride
-        self._rest, self._blocks = waiting[:, start:].copy(), []
-        self._n_waiting = self._rest.shape[-1]
-
-    def flush(self) -> Iterator[FloatArray]:
-        """The last segments, filled up with zeros."""
-        waiting = np.concatenate([self._rest, *self._blocks], axis=-1)
-        for start in range(0, waiting.shape[-1], self.stride):
-            out = np.zeros((waiting.shape[0], self.segment), np.float32)
-            piece = waiting[:, start : start + self.segment]
-            out[:, : piece.shape[-1]] = piece
-            yield out
 
 
 class WindowCutter:

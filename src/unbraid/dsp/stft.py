@@ -1,8 +1,9 @@
 """Short-time Fourier transform and its inverse, one segment at a time.
 
-Frames start every `hop` samples from the first sample on; nothing is centred or padded here, so that the
+Frames start every `hop` samples from the first sample on; `stft` neither centres nor pads, so that the
 transform of a segment holds exactly the frames that a transform of the whole track would hold at that place,
-and the plain sum of the segments' inverse transforms is the inverse transform of the whole track.
+and the plain sum of the segments' inverse transforms is the inverse transform of the whole track. Where frames are to
+be centred, `pad` comes first.
 
 Arrays have shape (…, channel, freq, frame); in memory the frames are rows (the view is a transposed one), because
 both the FFT and the networks read along frequency.
@@ -17,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from unbraid.datatypes import ComplexArray, FloatArray
 
-__all__ = ["exact_div", "frames_to_samples", "hann", "istft", "stft"]
+__all__ = ["exact_div", "frames_to_samples", "hann", "istft", "pad", "squares_covering", "stft"]
 
 # Frames transformed at a time: 32 × 4096 float32 are half a megabyte, which stays in the second-level cache.
 _CHUNK = 32
@@ -44,10 +45,32 @@ def hann(n: int) -> FloatArray:
     return window
 
 
-def stft(samples: FloatArray, *, n_fft: int, hop: int) -> ComplexArray:
+def pad(samples: FloatArray, *, n_before: int, n_total: int, reflect: bool = True) -> FloatArray:
+    """Put samples before and after.
+
+    samples : ndarray [shape=(channel, time), float32]
+    n_before, n_total : samples to put before, and in all afterwards
+    reflect : mirror the signal at its first and last sample; otherwise put zeros
+    returns : ndarray [shape=(channel, n_total), float32]
+
+    A signal is mirrored once. To a shorter one zeros are added first until that is enough, at the end as far as there
+    is room and else at the start: the rule of Demucs.
+    """
+    n_samples = samples.shape[-1]
+    n_after = n_total - n_before - n_samples
+    n_missing = max(n_before, n_after) - n_samples + 1
+    if reflect and n_missing > 0:
+        n_zeros = n_missing - min(n_after, n_missing), min(n_after, n_missing)
+        samples = np.pad(samples, ((0, 0), n_zeros))
+        n_before, n_after = n_before - n_zeros[0], n_after - n_zeros[1]
+    return np.pad(samples, ((0, 0), (n_before, n_after)), mode="reflect" if reflect else "constant")
+
+
+def stft(samples: FloatArray, *, n_fft: int, hop: int, normalised: bool = False) -> ComplexArray:
     """Spectrogram with a periodic Hann window.
 
     samples : ndarray [shape=(channel, time), float32]
+    normalised : divide by √n_fft
     returns : ndarray [shape=(channel, n_fft//2 + 1, frame), complex64], frame = 1 + (time − n_fft)//hop
     """
     from scipy import fft
@@ -55,7 +78,7 @@ def stft(samples: FloatArray, *, n_fft: int, hop: int) -> ComplexArray:
     frames = sliding_window_view(samples, n_fft, axis=-1)[:, ::hop]
     n_channels, n_frames = frames.shape[:2]
     spec = np.empty((n_channels, n_frames, n_fft // 2 + 1), np.complex64)
-    window = hann(n_fft)
+    window = hann(n_fft) * np.float32(n_fft**-0.5 if normalised else 1)
     for channel in range(n_channels):
         for start in range(0, n_frames, _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -63,10 +86,11 @@ def stft(samples: FloatArray, *, n_fft: int, hop: int) -> ComplexArray:
     return spec.swapaxes(-1, -2)
 
 
-def istft(spec: ComplexArray, *, hop: int) -> FloatArray:
+def istft(spec: ComplexArray, *, hop: int, normalised: bool = False) -> FloatArray:
     """Inverse of `stft` by windowed overlap-add, scaled so that fully overlapped samples return unchanged.
 
     spec : ndarray [shape=(channel, n_fft//2 + 1, frame), complex64]
+    normalised : multiply by √n_fft
     returns : ndarray [shape=(channel, (frame − 1)·hop + n_fft), float32]
 
     Each frame is multiplied by the window again; the squares of Hann windows that are n_fft/4 apart sum to 3/2,
@@ -79,7 +103,7 @@ def istft(spec: ComplexArray, *, hop: int) -> FloatArray:
     n_channels, n_frames, n_freqs = rows.shape
     n_fft = 2 * (n_freqs - 1)
     overlap = exact_div(n_fft, hop)
-    window = hann(n_fft) * np.float32(hop / (n_fft * 3 / 8))
+    window = hann(n_fft) * np.float32(hop / (n_fft * 3 / 8) * (n_fft**0.5 if normalised else 1))
     out = np.zeros((n_channels, n_frames + overlap - 1, hop), np.float32)
     for channel in range(n_channels):
         for start in range(0, n_frames, _CHUNK):
@@ -89,3 +113,16 @@ def istft(spec: ComplexArray, *, hop: int) -> FloatArray:
             for k in range(overlap):
                 out[channel, start + k : start + k + len(pieces)] += pieces[:, k]
     return out.reshape(n_channels, -1)
+
+
+def squares_covering(n_frames: int, *, n_fft: int, hop: int) -> FloatArray:
+    """How completely so many frames cover each sample of `istft`, whose result is to be divided by it at the edges.
+
+    Returns the sum of the squares of their windows over that of endless frames [shape=((frame − 1)·hop + n_fft,)].
+    """
+    overlap = exact_div(n_fft, hop)
+    squares = (hann(n_fft) ** 2 * np.float32(hop / (n_fft * 3 / 8))).reshape(overlap, hop)
+    out = np.zeros((n_frames + overlap - 1, hop), np.float32)
+    for k in range(overlap):
+        out[k : k + n_frames] += squares[k]
+    return out.reshape(-1)

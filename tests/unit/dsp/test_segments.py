@@ -5,29 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unbraid.dsp.segments import OverlapAdd, SampleQueue, SegmentCutter, WindowCutter, crossfade_weights
+from unbraid.dsp.segments import OverlapAdd, SampleQueue, WindowCutter, crossfade_weights
 
 
 def ramp(n: int) -> np.ndarray:
     return np.stack([np.arange(1, n + 1), -np.arange(1, n + 1)]).astype(np.float32)
-
-
-@pytest.mark.parametrize("n_samples", [1, 9, 10, 11, 30, 31, 95])
-@pytest.mark.parametrize("block", [1, 7, 100])
-@pytest.mark.parametrize("lead", [0, 4])
-def test_cutter_equals_slices_of_the_padded_whole(n_samples: int, block: int, lead: int) -> None:
-    segment, stride = 14, 10
-    samples = ramp(n_samples)
-    cutter = SegmentCutter(2, segment=segment, stride=stride, lead=lead)
-    cut = []
-    for start in range(0, n_samples, block):
-        cut += [piece.copy() for piece in cutter.push(samples[:, start : start + block])]
-    cut += list(cutter.flush())
-    padded = np.pad(samples, ((0, 0), (lead, segment + stride)))
-    n_segments = -(-(n_samples + lead) // stride)
-    assert len(cut) == n_segments
-    for i, piece in enumerate(cut):
-        assert np.array_equal(piece, padded[:, i * stride : i * stride + segment])
 
 
 def test_overlap_add_equals_adding_into_one_array() -> None:
