@@ -77,12 +77,13 @@ def _estimate(mix: FloatArray, v: FloatArray, *, softmask: bool, residual: bool)
     v : ndarray [shape=(stem, channel or 1, freq, frame)]
     """
     if softmask:
-        unit, v = mix, v / (v.sum(axis=0) + np.float32(EPSILON))
+        total: FloatArray = v.sum(axis=0)
+        unit, v = mix, v / (total + np.float32(EPSILON))
     else:
         magnitude = np.hypot(mix[:, 0], mix[:, 1])
         silent = magnitude == 0
         magnitude[silent] = 1
-        unit = mix / magnitude[:, None]
+        unit = np.divide(mix, magnitude[:, None], dtype=np.float32)
         unit[:, 0][silent] = 1  # a phase of 0
     estimate: FloatArray = v.transpose(2, 0, 1, 3)[:, :, None] * unit[:, None]
     if residual:
