@@ -240,7 +240,7 @@ USAGE = [
         (("--overlap", "half"), ("--overlap", "number")),
         (("--segment", "0"), ("segment must be in",)),
         (("--segment", "nan"), ("segment must be in",)),
-        (("--shifts", "0"), ("--shifts",)),
+        (("--shifts", "-1"), ("shifts must be in 0…100, got -1",)),
         (("--seed", "-1"), ("seed must be 0 or more",)),
         (("--offset", "-1"), ("--offset",)),
         (("--offset", "nan"), ("offset",)),

@@ -1,166 +1,332 @@
-"""`unbraid separate`: files and folders in, stems out."""
+"""`unbraid separate`: files and folders in, stems out.
+
+The options are fields of a few dataclasses, which turn them into what the rest of the program takes. Spleeter's and
+Demucs's names are all here; where one letter means two things, it means Spleeter's (`-d`, `-s`).
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from unbraid.errors import UsageError
+
+if TYPE_CHECKING:
+    from unbraid.separation.output import Output
+    from unbraid.separation.plan import Options
+
 __all__ = ["separate"]
 
-_MODEL = "Options of the model"
-_OUTPUT = "Options of the files written"
-_RUN = "Options of the run"
+_MP3_KBPS = 320  # of --mp3, as in Demucs
 
 
-def separate(
+def _choose_one(choices: Mapping[str, object], why: str) -> None:
+    """UsageError where more than one of these options is given."""
+    given = [name for name, value in choices.items() if value is not None and value is not False]
+    if len(given) > 1:
+        raise UsageError(f"choose one of {' and '.join(given)}: {why}")
+
+
+def _duration(text: str) -> float:
+    """Seconds; what follows `-d` in Demucs is a device, so that is worth a word."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number of seconds (as in Spleeter; a device is chosen by --device)"
+        ) from None
+    if seconds < 0:
+        raise typer.BadParameter(f"must be more than 0 seconds, got {text}")
+    return seconds
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What is separated, and with which model."""
+
     files: Annotated[
         list[Path] | None,
         typer.Argument(help="Audio or video files, or folders of them.", show_default=False, readable=False),
-    ] = None,
+    ] = None
     model: Annotated[
         str | None,
         typer.Option(
-            "-m",
-            "--model",
-            "-p",
-            "--params_filename",
-            help="unbraid:4stems, unbraid:2stems, spleeter:4stems …, a Spleeter JSON, or a model folder.",
+            *("-m", "-n", "-p", "--model", "--name", "--params_filename"),
+            metavar="NAME",
+            help="unbraid:4stems, htdemucs, spleeter:2stems …, a model folder, or a Spleeter JSON.",
             show_default="$UNBRAID_MODEL, else unbraid:4stems",
         ),
-    ] = None,
+    ] = None
+    offset: Annotated[float, typer.Option("-s", "--offset", metavar="SECONDS", min=0.0, help="Where to start.")] = 0.0
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            *("-d", "--duration"),
+            metavar="SECONDS",
+            parser=_duration,
+            help="How much to separate.",
+            show_default="the whole file",
+        ),
+    ] = None
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also look into folders of folders.")] = False
+    strict: Annotated[bool, typer.Option("--strict", help="Damaged or truncated input is an error.")] = False
+    inputs: Annotated[list[Path] | None, typer.Option("-i", "--inputs", hidden=True, readable=False)] = None
+
+
+@dataclass(frozen=True)
+class _Separation:
+    """How it is separated."""
+
+    stems: Annotated[
+        str | None, typer.Option("--stems", metavar="NAMES", help="Only these: vocals,drums.", show_default="all")
+    ] = None
+    two_stems: Annotated[
+        str | None,
+        typer.Option("--two-stems", metavar="NAME", help="This stem, and the rest together as no_NAME."),
+    ] = None
+    other_method: Annotated[
+        str | None,
+        typer.Option(
+            "--other-method",
+            metavar="METHOD",
+            help="The rest is: minus (the mix less the stem), add (all other stems), none (not written).",
+            show_default="minus",
+        ),
+    ] = None
+    sum_exact: Annotated[
+        bool,
+        typer.Option(
+            "--sum-exact", help="Share what the stems leave of the mix out among them, where they do not add up to it."
+        ),
+    ] = False
+    mwf: Annotated[
+        bool, typer.Option("--mwf", help="Refine by a multichannel Wiener filter (two passes: half the speed).")
+    ] = False
+    high_band: Annotated[
+        str,
+        typer.Option(
+            "--high-band", metavar="WHAT", help="Above the network's band: average (nothing is lost), zeros, or model."
+        ),
+    ] = "average"
+    shifts: Annotated[
+        int, typer.Option("--shifts", metavar="N", help="Average N runs, each with the track shifted at random.")
+    ] = 1
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            "--overlap", metavar="SHARE", help="Of a segment, done twice, in [0, 1).", show_default="the model's"
+        ),
+    ] = None
+    segment: Annotated[
+        float | None,
+        typer.Option("--segment", metavar="SECONDS", help="What the network sees at once.", show_default="the model's"),
+    ] = None
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random shifts.")] = 0
+
+    def options(self) -> Options:
+        """The same for the pipeline."""
+        from unbraid.separation.plan import Options
+
+        if self.other_method is not None and self.two_stems is None:
+            raise UsageError(f"--other-method {self.other_method} is about the rest of --two-stems: choose that too")
+        names = None if self.stems is None else [name.strip() for name in self.stems.split(",")]
+        return Options(
+            stems=None if names is None else tuple(name for name in names if name),
+            two_stems=self.two_stems,
+            other_method=self.other_method or "minus",
+            wiener=self.mwf,
+            shifts=self.shifts,
+            overlap=self.overlap,
+            segment_s=self.segment,
+            high_band=self.high_band,
+            sum_exact=self.sum_exact,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is written, and where."""
+
     output_path: Annotated[
-        Path, typer.Option("-o", "--output_path", "--output-path", help="Folder that the stems go to.", readable=False)
-    ] = Path("separated"),
+        Path,
+        typer.Option(
+            *("-o", "--out", "--output_path", "--output-path"),
+            metavar="FOLDER",
+            help="Where the stems go.",
+            readable=False,
+        ),
+    ] = Path("separated")
     filename_format: Annotated[
         str,
         typer.Option(
-            "-f",
-            "--filename_format",
-            "--filename-format",
-            help="Path of a stem below it, of {filename}, {foldername}, {instrument}, {codec}.",
+            *("-f", "--filename", "--filename_format", "--filename-format"),
+            metavar="FORMAT",
+            help="Path of a stem there, of {filename}, {foldername}, {instrument}, {codec}, "
+            "or {track}, {trackext}, {stem}, {ext}.",
         ),
-    ] = "{filename}/{instrument}.{codec}",
-    codec: Annotated[str, typer.Option("-c", "--codec", help="wav, flac, mp3, ogg, opus, m4a or wma.")] = "wav",
+    ] = "{filename}/{instrument}.{codec}"
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "-c", "--codec", metavar="NAME", help="wav, flac, mp3, ogg, opus, m4a or wma.", show_default="wav"
+        ),
+    ] = None
+    flac: Annotated[bool, typer.Option("--flac", help="The same as -c flac.")] = False
+    mp3: Annotated[bool, typer.Option("--mp3", help=f"The same as -c mp3 -b {_MP3_KBPS}k.")] = False
     bitrate: Annotated[
         str | None,
-        typer.Option("-b", "--bitrate", help="Of lossy codecs, e.g. 192k.", show_default="the codec's"),
-    ] = None,
-    offset: Annotated[float, typer.Option("-s", "--offset", min=0.0, help="Start, in seconds.")] = 0.0,
-    duration: Annotated[
-        float | None,
-        typer.Option("-d", "--duration", min=0.0, help="Length, in seconds.", show_default="the whole file"),
-    ] = None,
-    mwf: Annotated[
-        bool, typer.Option("--mwf", help="Refine by a multichannel Wiener filter (two passes: half the speed).")
-    ] = False,
-    stems: Annotated[
-        str | None,
-        typer.Option("--stems", help="Only these, e.g. vocals,drums.", show_default="all"),
-    ] = None,
-    two_stems: Annotated[
-        str | None,
-        typer.Option("--two-stems", help="This stem, and the rest together as no_STEM."),
-    ] = None,
-    high_band: Annotated[
-        str,
-        typer.Option("--high-band", help="Above the network's band: average (nothing is lost), zeros, or model."),
-    ] = "average",
-    shifts: Annotated[int, typer.Option("--shifts", min=1, help="Average so many shifted runs.")] = 1,
-    overlap: Annotated[
-        float | None,
-        typer.Option("--overlap", help="Share of a segment that is done twice, in [0, 1).", show_default="model's"),
-    ] = None,
-    segment: Annotated[
-        float | None,
-        typer.Option("--segment", help="Seconds that the network sees at once.", show_default="model's"),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the random shifts.")] = 0,
-    sample_rate: Annotated[
+        typer.Option("-b", "--bitrate", metavar="RATE", help="Of lossy codecs: 192k.", show_default="the codec's"),
+    ] = None
+    mp3_bitrate: Annotated[
         int | None,
-        typer.Option("--sample-rate", help="Of the stems, in Hz.", show_default="the input's"),
-    ] = None,
+        typer.Option("--mp3-bitrate", metavar="KBPS", help="Of --mp3.", show_default=str(_MP3_KBPS)),
+    ] = None
     bit_depth: Annotated[
         str | None,
-        typer.Option("--bit-depth", help="16, 24 or float.", show_default="the input's; 16 for lossy input"),
-    ] = None,
+        typer.Option(
+            *("--bit-depth",),
+            metavar="BITS",
+            help="16, 24 or float.",
+            show_default="the input's; 16 for lossy input",
+        ),
+    ] = None
+    int24: Annotated[bool, typer.Option("--int24", help="The same as --bit-depth 24.")] = False
+    float32: Annotated[bool, typer.Option("--float32", help="The same as --bit-depth float.")] = False
+    sample_rate: Annotated[
+        int | None,
+        typer.Option("--sample-rate", metavar="HZ", help="Of the stems.", show_default="the input's"),
+    ] = None
     channels: Annotated[
         int | None,
-        typer.Option("--channels", help="1 or 2: mix down (or double) before separating.", show_default="the input's"),
-    ] = None,
+        typer.Option(
+            *("--channels",),
+            metavar="N",
+            help="1 or 2: mix down (or double) before separating.",
+            show_default="the input's",
+        ),
+    ] = None
     clip: Annotated[
-        str,
-        typer.Option("--clip", help="Beyond full scale: report, clamp, or rescale (all stems of a song alike)."),
-    ] = "report",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace stems that are already there.")] = False,
+        str | None,
+        typer.Option(
+            *("--clip",),
+            metavar="MODE",
+            help="Beyond full scale: report, clamp, or rescale (all stems of a song alike).",
+            show_default="report",
+        ),
+    ] = None
+    clip_mode: Annotated[
+        str | None, typer.Option("--clip-mode", metavar="MODE", help="The same as --clip; none is report.")
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace stems that are already there.")] = False
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave songs alone whose stems are already there.")
-    ] = False,
-    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also look into folders of folders.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Damaged or truncated input is an error.")] = False,
-    engine: Annotated[str, typer.Option("--engine", help="auto, openvino, onnxruntime or torch.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, f32 or bf16.")] = "auto",
+    ] = False
+
+    def output(self) -> Output:
+        """The same for the writer of stems."""
+        from unbraid.audio.encoding import parse_bitrate
+        from unbraid.separation.output import Output
+
+        self._check_contradictions()
+        bitrate = None if self.bitrate is None else parse_bitrate(self.bitrate)
+        if self.mp3 and bitrate is None:
+            bitrate = 1000 * (_MP3_KBPS if self.mp3_bitrate is None else self.mp3_bitrate)
+        bit_depth = "24" if self.int24 else "float" if self.float32 else self.bit_depth
+        if bit_depth not in (None, "16", "24", "float"):
+            raise UsageError(f"--bit-depth must be 16, 24 or float, got {bit_depth}")
+        return Output(
+            codec="mp3" if self.mp3 else "flac" if self.flac else self.codec or "wav",
+            bitrate=bitrate,
+            bit_depth=int(bit_depth) if bit_depth in ("16", "24") else bit_depth,
+            sample_rate=self.sample_rate,
+            n_channels=self.channels,
+            clip="report" if self.clip_mode == "none" else self.clip_mode or self.clip or "report",
+            filename_format=self.filename_format,
+        )
+
+    def _check_contradictions(self) -> None:
+        _choose_one({"--codec": self.codec, "--flac": self.flac, "--mp3": self.mp3}, "a file has one codec")
+        _choose_one(
+            {"--bit-depth": self.bit_depth, "--int24": self.int24, "--float32": self.float32}, "a file has one depth"
+        )
+        _choose_one({"--bitrate": self.bitrate, "--mp3-bitrate": self.mp3_bitrate}, "a file has one bitrate")
+        _choose_one({"--clip": self.clip, "--clip-mode": self.clip_mode}, "they say the same")
+        if self.mp3_bitrate is not None and not self.mp3:
+            raise UsageError(f"--mp3-bitrate {self.mp3_bitrate} is for --mp3; of other codecs it is --bitrate")
+
+    def existing(self) -> str:
+        """What to do with stems that are there: "error", "overwrite" or "skip"."""
+        _choose_one({"--overwrite": self.overwrite, "--skip-existing": self.skip_existing}, "existing stems go or stay")
+        return "overwrite" if self.overwrite else "skip" if self.skip_existing else "error"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What computes, and what is said about it."""
+
+    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = (
+        "auto"
+    )
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")] = "auto"
+    precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, f32, bf16 or f16.")] = "auto"
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="Of the processor, for the network.", show_default="all"),
-    ] = None,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files separated at the same time.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each file.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Print what is used and how long it takes.")] = False,
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Option("-i", "--inputs", hidden=True, readable=False),
-    ] = None,
-) -> None:
+        typer.Option("--threads", metavar="N", min=1, help="Of the processor, for the network.", show_default="all"),
+    ] = None
+    jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Files done at the same time.")] = 1
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each file.")] = False
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print what is used and how long it takes.")] = False
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function of these dataclasses: each of their fields is an option."""
+    groups: list[Any] = [_Input, _Separation, _Written, _Run]
+
+    def command(**given: Any) -> None:
+        function(*(group(**{field.name: given[field.name] for field in fields(group)}) for group in groups))
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(group, name), annotation=hint)
+        for group in groups
+        for name, hint in get_type_hints(group, include_extras=True).items()
+    ]
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+@_command
+def separate(given: _Input, separation: _Separation, written: _Written, run: _Run) -> None:
     """Separate audio files into stems.
 
     By default whole files, with the input's sample rate, channels and bit depth, into separated/NAME/STEM.wav.
     """
-    from unbraid.audio.encoding import parse_bitrate
-    from unbraid.cli.batch import Batch, run
-    from unbraid.separation.output import Output
-    from unbraid.separation.plan import Options
+    from unbraid.cli.batch import Batch
+    from unbraid.cli.batch import run as run_batch
 
-    if bit_depth not in (None, "16", "24", "float"):
-        raise typer.BadParameter(f"must be 16, 24 or float, got {bit_depth}", param_hint="--bit-depth")
-    if overwrite and skip_existing:
-        raise typer.BadParameter("choose either --overwrite or --skip-existing")
     batch = Batch(
-        files=[*(files or []), *(inputs or [])],
-        folder=output_path,
-        model=model,
-        options=Options(
-            stems=tuple(stem.strip() for stem in stems.split(",") if stem.strip()) if stems is not None else None,
-            two_stems=two_stems,
-            wiener=mwf,
-            shifts=shifts,
-            overlap=overlap,
-            segment_s=segment,
-            high_band=high_band,
-            seed=seed,
-        ),
-        output=Output(
-            codec=codec,
-            bitrate=None if bitrate is None else parse_bitrate(bitrate),
-            bit_depth=int(bit_depth) if bit_depth in ("16", "24") else bit_depth,
-            sample_rate=sample_rate,
-            n_channels=channels,
-            clip=clip,
-            filename_format=filename_format,
-        ),
-        engine={"engine": engine, "device": device, "precision": precision, "threads": threads},
-        offset_s=offset,
-        duration_s=duration,
-        existing="overwrite" if overwrite else "skip" if skip_existing else "error",
-        recursive=recursive,
-        strict=strict,
-        jobs=jobs,
-        show="json" if as_json else "errors" if quiet else "all",
-        verbose=verbose,
+        files=[*(given.files or []), *(given.inputs or [])],
+        folder=written.output_path,
+        model=given.model,
+        options=separation.options(),
+        output=written.output(),
+        engine={"engine": run.engine, "device": run.device, "precision": run.precision, "threads": run.threads},
+        offset_s=given.offset,
+        duration_s=given.duration,
+        existing=written.existing(),
+        recursive=given.recursive,
+        strict=given.strict,
+        jobs=run.jobs,
+        show="json" if run.as_json else "errors" if run.quiet else "all",
+        verbose=run.verbose,
     )
-    code = run(batch)
+    code = run_batch(batch)
     if code:
         raise typer.Exit(code)

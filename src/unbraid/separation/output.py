@@ -21,7 +21,9 @@ from unbraid.errors import AudioError, UsageError
 __all__ = ["CLIP_MODES", "Output", "existing_outputs", "output_paths", "write_stems"]
 
 CLIP_MODES = ("report", "clamp", "rescale")
-_FIELDS = ("filename", "foldername", "instrument", "codec")
+# Spleeter's, then Demucs's.
+_FIELDS = ("filename", "foldername", "instrument", "codec", "track", "trackext", "stem", "ext")
+_STEM_FIELDS = ("instrument", "stem")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Output:
     n_channels : 1 or 2; the mix is turned into so many channels before it is separated
     clip : what to do with samples beyond full scale: "report" (cut off in integer formats, and counted), "clamp" (cut
         off in float formats too), "rescale" (all stems of a song by one factor, so that they still add up)
-    filename_format : of a stem's path below the output folder, with {filename}, {foldername}, {instrument}, {codec}
+    filename_format : of a stem's path below the output folder, with {filename}, {foldername}, {instrument}, {codec};
+        {track}, {stem} and {ext} are other names of the first, third and last, {trackext} is the input's extension
 
     Raises
     ------
@@ -74,7 +77,7 @@ def _check_format(filename_format: str) -> None:
         if name is not None and (name not in _FIELDS or spec or conversion):
             known = ", ".join(f"{{{field}}}" for field in _FIELDS)
             raise UsageError(f"filename format {filename_format!r} has the unknown field {{{name}}}; known are {known}")
-    if not any(name == "instrument" for name, _, _ in fields):
+    if not any(name in _STEM_FIELDS for name, _, _ in fields):
         raise UsageError(f"filename format {filename_format!r} gives all stems one name; put {{instrument}} into it")
     _relative_path(filename_format, dict.fromkeys(_FIELDS, "x"))
 
@@ -95,6 +98,10 @@ def output_paths(source: Path, stems: tuple[str, ...], folder: Path, output: Out
             "foldername": source.absolute().parent.name,
             "instrument": stem,
             "codec": output.codec,
+            "track": name,
+            "trackext": source.suffix.removeprefix("."),
+            "stem": stem,
+            "ext": output.codec,
         }
         paths[stem] = folder / _relative_path(output.filename_format, fields)
     if len({os.path.normcase(path) for path in paths.values()}) < len(paths):

@@ -21,6 +21,12 @@ def test_names_are_spleeters(tmp_path: Path) -> None:
     assert named["drums"] == tmp_path / "in" / "song (drums).mp3"
 
 
+def test_names_may_be_demucss(tmp_path: Path) -> None:
+    named = paths_of(tmp_path, codec="flac", filename_format="{track}/{trackext}/{stem}.{ext}")
+    assert named["drums"] == tmp_path / "song" / "mp3" / "drums.flac"
+    assert paths_of(tmp_path, source="song", filename_format="{track}.{trackext}{stem}")["drums"].name == "song.drums"
+
+
 @pytest.mark.parametrize("name", ["{filename}.mp3", "a{b.mp3", "%s.mp3", "-x.mp3", "..mp3", "...mp3"])
 def test_braces_and_dots_in_names_mean_nothing(tmp_path: Path, name: str) -> None:
     for path in paths_of(tmp_path, source=name).values():
@@ -32,7 +38,8 @@ def test_braces_and_dots_in_names_mean_nothing(tmp_path: Path, name: str) -> Non
     ("filename_format", "message"),
     [
         ("{filename}.{codec}", "gives all stems one name"),
-        ("{filename}/{stem}.wav", "unknown field {stem}; known are {filename}"),
+        ("{track}.{ext}", "gives all stems one name"),
+        ("{filename}/{voice}.wav", "unknown field {voice}; known are {filename}"),
         ("{instrument", "not valid"),
         ("{instrument!r}", "unknown field"),
         ("{instrument:>500}", "unknown field"),
