@@ -17,6 +17,8 @@ from hub import answer, redirect
 from model_hub import OFFICIAL, World, new_world, sha256, small_archive, small_checkpoint
 from song_makers import music, write_wav
 from spleeter_checkpoint import FILTERS
+from unbraid.models.families import RUNNABLE
+from unbraid.weights.catalog import catalog
 from unbraid.weights.convert.tensorflow import latest_checkpoint, read_checkpoint, spleeter_state
 from unbraid.weights.model_file import read_model_file
 
@@ -121,8 +123,21 @@ def test_offline_the_first_use_says_what_to_do(world: World, song: Path, tmp_pat
 
 
 def test_a_model_that_cannot_run_yet_is_not_fetched(world: World, song: Path) -> None:
-    refused(world.run("separate", "-m", "htdemucs", song), "htdemucs", "does not run", "unbraid models list")
+    name = later()
+    refused(world.run("separate", "-m", name, song), name, "does not run", "unbraid models list")
+    refused(world.run("models", "export", name, "--format", "onnx"), name, "safetensors")
+    row = next(row for row in json.loads(world.run("models", "list", "--json").out) if row["name"] == name)
+    assert row["state"] == "later"
+    assert "later:" in world.run("models", "list").out
     assert world.hub.requests == []
+
+
+def later() -> str:
+    """A published model that this version does not run."""
+    names = [name for name, entry in catalog().items() if not entry.families <= RUNNABLE]
+    if not names:
+        pytest.skip("this version runs them all")
+    return names[0]
 
 
 def test_an_unknown_model_is_one_line(world: World, song: Path) -> None:
@@ -326,12 +341,10 @@ def test_list_shows_everything_and_what_is_here(world: World, archive: Path, oth
     assert here["sdr"] == pytest.approx((6.55 + 5.93 + 5.10 + 4.24) / 4)
     assert by_name["spleeter:2stems"]["state"] == "available"
     assert by_name["spleeter:2stems"]["size"] == len(small_archive(2))
-    assert by_name["htdemucs"]["state"] == "later"
     assert by_name["mine"]["state"] == "installed"
     shown = done(world.run("models", "list")).out
     lines = {line.split()[0]: line for line in shown.splitlines() if line}
-    assert re.search(r"^spleeter:4stems +installed +0 MB +5.46 +vocals, drums, bass, other +MIT$", lines[MODEL])
-    assert "later:" in shown
+    assert re.search(r"^spleeter:4stems +installed +0.1 MB +5.46 +vocals, drums, bass, other +MIT$", lines[MODEL])
     fewer = done(world.run("models", "list", "--installed")).out
     assert [line.split()[0] for line in fewer.split("\n\n")[0].splitlines()[1:]] == [
         *("unbraid:4stems", "unbraid:2stems", MODEL, "spleeter:4stems-16kHz", "mine")
@@ -343,6 +356,7 @@ def test_info_prints_cards(world: World, other_archive: Path) -> None:
     card = done(world.run("models", "info", MODEL)).out
     for words in ("# spleeter:4stems", "MIT", "Deezer", "6.55", "vocals, drums, bass, other"):
         assert words in card
+    assert "<!--" not in card
     assert "non-commercial" in done(world.run("models", "info", "umxl")).out
     assert "MUSDB18's test set" in done(world.run("models", "info", "mdx_extra")).out
     assert "training_data" in done(world.run("models", "info", "unbraid:4stems")).out
@@ -409,7 +423,7 @@ def test_verify_of_what_is_not_there(world: World) -> None:
 
 def test_remove_and_fetch_again(world: World) -> None:
     world.run("models", "fetch", MODEL, "-q")
-    assert done(world.run("models", "remove", MODEL)).out == f"{MODEL}: removed, 0 MB freed\n"
+    assert done(world.run("models", "remove", MODEL)).out == f"{MODEL}: removed, 0.2 MB freed\n"
     assert world.left() == set()
     assert states(world) == {}
     refused(world.run("models", "remove", MODEL), "not installed")
@@ -649,7 +663,6 @@ def test_export_of_a_fetched_model(
 def test_exports_that_cannot_be(world: World, tmp_path: Path) -> None:
     refused(world.run("models", "export", MODEL, "--format", "onxx"), "onxx", "did you mean 'onnx'", code=2)
     refused(world.run("models", "export", "spleter:4stems", "--format", "onnx"), "did you mean 'spleeter:4stems'")
-    refused(world.run("models", "export", "htdemucs", "--format", "onnx"), "htdemucs", "safetensors")
     blocked = tmp_path / "file"
     blocked.write_bytes(b"mine")
     refused(

@@ -239,7 +239,7 @@ def test_an_interrupt_keeps_what_came(world: World, song: Path, tmp_path: Path) 
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.lines == [
         "Downloading 4stems.tar.gz (0.1 MB) …",
-        "unbraid: interrupted; what was downloaded is kept, and the next try goes on there",
+        "unbraid: interrupted; what was downloaded is kept, and the next try goes on from there",
     ]
     assert world.left() == PART
     assert not (tmp_path / "separated").exists()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unbraid.cli.render import one_line
 from unbraid.errors import ModelError
+
+if TYPE_CHECKING:
+    from unbraid.weights.overview import Row
 
 __all__ = ["models"]
 
@@ -34,26 +39,45 @@ def list_models(
     if as_json:
         _say(json.dumps([vars(row) for row in rows], indent=2))
         return
-    table = [("Model", "State", "Size", "SDR", "Stems", "Licence")]
-    for row in rows:
-        size = "" if row.size is None else f"{row.size / 1e6:.0f} MB"
-        sdr = "" if row.sdr is None else f"{row.sdr:.2f}"
-        table.append((row.name, row.state, size, sdr, ", ".join(row.stems), row.licence))
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    table = _table(rows, lambda stems: ", ".join(stems))
+    if sys.stdout.isatty() and max(map(len, table)) > shutil.get_terminal_size().columns:
+        table = _table(rows, lambda stems: str(len(stems)))
     for line in table:
-        cells = [
-            cell.rjust(width) if i in (2, 3) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        _say("  ".join(cells).rstrip())
+        _say(line)
     _say("\nSDR: mean over the stems on MUSDB18's test set in dB, as published; 'unbraid models info NAME' says where.")
     if any("later" in row.state for row in rows):
         _say("later: can be fetched and converted, but this version does not run its family of networks yet.")
 
 
+def _table(rows: Sequence[Row], stems: Callable[[Sequence[str]], str]) -> list[str]:
+    """The rows, and a title, in columns; `stems` says what is shown of a model's stems."""
+    table = [("Model", "State", "Size", "SDR", "Stems", "Licence")]
+    for row in rows:
+        sdr = "" if row.sdr is None else f"{row.sdr:.2f}"
+        table.append((row.name, row.state, _megabytes(row.size), sdr, stems(row.stems), row.licence))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    numbers = (2, 3)
+    return [
+        "  ".join(
+            cell.rjust(width) if i in numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+
+
+def _megabytes(size: int | None) -> str:
+    if size is None:
+        return ""
+    return f"{size / 1e6:.1f} MB" if size < 10e6 else f"{size / 1e6:.0f} MB"
+
+
 @models.command()
 def info(name: Name) -> None:
-    """Print a model's card: what it is, where it comes from, licence, training data, scores."""
+    """Print a model's card.
+
+    What it is, where it comes from, the licence of its weights, training data, scores.
+    """
     from unbraid.weights.overview import card_of
 
     _say(card_of(name).rstrip())
@@ -63,7 +87,10 @@ def info(name: Name) -> None:
 def fetch(
     names: Names, quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False
 ) -> None:
-    """Download, check and convert models, to be used offline from then on."""
+    """Download, check and convert models.
+
+    From then on they are used without the net. One that is there is checked, and downloaded again if it is damaged.
+    """
     from unbraid.cli.downloads import DownloadDisplay
     from unbraid.weights.catalog import catalog
     from unbraid.weights.install import install
@@ -95,7 +122,7 @@ def verify(
         list[str] | None, typer.Argument(help="Names of models.", show_default="all that are installed")
     ] = None,
 ) -> None:
-    """Read installed models whole and compare them with their hashes."""
+    """Compare installed models with their hashes."""
     from unbraid.weights.folder import installed_models, verify_model
     from unbraid.weights.overview import folder_of
     from unbraid.weights.store import BUILTIN
@@ -104,7 +131,7 @@ def verify(
     for name in names or (BUILTIN[0], *installed_models()):
         try:
             model = verify_model(folder_of(name))
-            _say(f"{name}: sound, {model.weights_size / 1e6:.1f} MB, SHA-256 {model.weights_sha256}")
+            _say(f"{name}: sound, {_megabytes(model.weights_size)}, SHA-256 {model.weights_sha256}")
         except ModelError as error:
             _complain(error)
             failed = True
@@ -131,7 +158,10 @@ def import_files(
     ] = 2,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a model of the same name.")] = False,
 ) -> None:
-    """Install models from files that were downloaded elsewhere, or trained with another program."""
+    """Install models from files.
+
+    Those that were downloaded elsewhere, trained with another program, or exported by this one.
+    """
     from unbraid.models.spleeter.config import SpleeterConfig
     from unbraid.weights.importing import ImportOptions, import_models
 
@@ -185,13 +215,16 @@ def export(
 
 @models.command()
 def remove(names: Names) -> None:
-    """Delete installed models; published ones can be fetched again."""
+    """Delete installed models.
+
+    Published ones can be fetched again.
+    """
     from unbraid.weights.install import remove as remove_model
 
     failed = False
     for name in names:
         try:
-            _say(f"{name}: removed, {remove_model(name) / 1e6:.0f} MB freed")
+            _say(f"{name}: removed, {_megabytes(remove_model(name))} freed")
         except ModelError as error:
             _complain(error)
             failed = True

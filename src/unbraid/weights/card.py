@@ -31,7 +31,7 @@ in fewer bits), and Spleeter's `-finetune` archives (the same weights, with what
 
 def card(entry: Entry) -> str:
     """Describe a model: what it does, where it comes from, what may be done with it, how good it is, how to use it."""
-    parts = [f"# {entry.name}", _GENERATED, f"{entry.title}. {entry.about}"]
+    parts = [f"# {entry.name}", f"{entry.title}. {entry.about}"]
     parts += [f"**{warning}**" for warning in entry.warnings]
     parts += [_table(("", ""), _facts(entry)), _usage(entry)]
     if entry.scores:
@@ -65,7 +65,9 @@ def page_name(entry: Entry) -> str:
 def write_cards(folder: Path) -> None:
     """Write the cards of all published models, and README.md, which lists them."""
     for entry in catalog().values():
-        (folder / page_name(entry)).write_text(card(entry), encoding="utf-8", newline="\n")
+        title, rest = card(entry).split("\n", 1)
+        page = f"{title}\n\n{_GENERATED}\n{rest}"
+        (folder / page_name(entry)).write_text(page, encoding="utf-8", newline="\n")
     (folder / "README.md").write_text(index(), encoding="utf-8", newline="\n")
 
 
