@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from unbraid.dsp.stft import exact_div, frames_to_samples, hann, istft, stft
+from unbraid.dsp.stft import exact_div, frames_to_samples, hann, istft, pad, squares_covering, stft
 
 N_FFT, HOP = 4096, 1024
 
@@ -83,3 +84,59 @@ def test_exact_div() -> None:
     assert exact_div(12, 4) == 3
     with pytest.raises(ValueError, match="not a multiple"):
         exact_div(13, 4)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize(("n_fft", "hop", "n_samples"), [(4096, 1024, 20_001), (64, 16, 999), (64, 8, 64), (20, 5, 57)])
+def test_centred_transform_and_inverse_are_those_of_torch(
+    n_fft: int, hop: int, n_samples: int, normalised: bool
+) -> None:
+    samples, n_frames = noise(n_samples), 1 + n_samples // hop
+    n_total = frames_to_samples(n_frames, n_fft, hop)
+    padded = pad(samples, n_before=n_fft // 2, n_total=n_total)
+    spec = stft(padded, n_fft=n_fft, hop=hop, normalised=normalised)
+    window = torch.hann_window(n_fft)
+    options = {"n_fft": n_fft, "hop_length": hop, "window": window, "normalized": normalised}
+    theirs = torch.stft(torch.from_numpy(samples), return_complex=True, **options)
+    assert np.abs(spec - theirs.numpy()).max() < 3e-7 * np.abs(theirs.numpy()).max() * np.log2(n_fft)
+    # Not the transform of anything: each inverse has its own way to make one of it.
+    spec = spec * noise(n_frames, 1)
+    back = istft(spec, hop=hop, normalised=normalised) / (squares_covering(n_frames, n_fft=n_fft, hop=hop) + 1e-30)
+    theirs = torch.istft(torch.from_numpy(spec), length=n_samples, **options).numpy()
+    assert np.abs(back[:, n_fft // 2 :][:, :n_samples] - theirs).max() < 1e-5
+
+
+def test_samples_are_covered_as_the_frames_windows_add_up() -> None:
+    covering = squares_covering(10, n_fft=16, hop=4)
+    assert covering.shape == (52,)
+    assert covering[12:40] == pytest.approx(1)  # by four frames each
+    window = np.sin(np.pi * np.arange(16) / 16) ** 2
+    assert covering[:4] == pytest.approx(window[:4] ** 2 / 1.5)
+    assert covering[-4:] == pytest.approx(window[-4:] ** 2 / 1.5)
+
+
+@pytest.mark.parametrize(
+    ("n_before", "n_total", "expected"),
+    [
+        (0, 5, [1, 2, 3, 4, 5]),
+        (2, 9, [3, 2, 1, 2, 3, 4, 5, 4, 3]),
+        (4, 13, [5, 4, 3, 2, 1, 2, 3, 4, 5, 4, 3, 2, 1]),
+        # What Demucs (4.1, hdemucs.pad1d) does where there is too little: zeros behind, then zeros in front.
+        (6, 15, [0, 0, 5, 4, 3, 2, 1, 2, 3, 4, 5, 0, 0, 0, 5]),
+        (1, 12, [2, 1, 2, 3, 4, 5, 0, 0, 0, 5, 4, 3]),
+        (6, 12, [5, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 0]),
+        (5, 10, [4, 3, 2, 1, 0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_padding_mirrors_the_signal(n_before: int, n_total: int, expected: list[float]) -> None:
+    samples = np.array([[1, 2, 3, 4, 5], [-1, -2, -3, -4, -5]], np.float32)
+    before = samples.copy()
+    padded = pad(samples, n_before=n_before, n_total=n_total)
+    assert padded.dtype == np.float32
+    assert np.array_equal(padded, np.outer([1, -1], expected))
+    assert np.array_equal(samples, before)
+
+
+def test_padding_with_zeros() -> None:
+    samples = np.array([[1, 2]], np.float32)
+    assert pad(samples, n_before=3, n_total=7, reflect=False).tolist() == [[0, 0, 0, 1, 2, 0, 0]]

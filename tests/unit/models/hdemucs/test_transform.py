@@ -124,12 +124,12 @@ def alone(config: HDemucsConfig | HTDemucsConfig) -> HybridTransform:
     return HybridTransform(config, overlap=0.0)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("n", LENGTHS)
+# Those for the spectrogram alone mirror no more than there is.
+@pytest.mark.parametrize(
+    ("name", "n"), [(v, n) for v in VARIANTS for n in LENGTHS if n > 32 or v != "spectrogram alone"]
+)
 def test_inputs_are_those_of_torch(name: str, n: int) -> None:
     config = VARIANTS[name]
-    if name == "spectrogram alone" and n <= config.n_fft // 2:
-        pytest.skip("which mirrors no more than there is")
     window = noise(config.n_channels, n)
     inputs = HybridTransform(config).forward(window)
     filled = window
@@ -207,7 +207,7 @@ def whole_track(samples: np.ndarray, transform: HybridTransform, gains: np.ndarr
 def test_chunks_add_up_to_what_demucs_makes_of_a_whole_track(name: str, overlap: float, power: float) -> None:
     transform = HybridTransform(VARIANTS[name], overlap=overlap, transition_power=power)
     gains = np.array([[0.5, 1.0], [-1.0, 0.0], [0.0, 2.0]], np.float32)
-    for n_samples in (1, 30, 999, 1000, 1001, 1870, 3333):
+    for n_samples in (30, 1001, 2222):
         samples = noise(transform.n_channels, n_samples)
         cutter = WindowCutter(
             len(samples), segment=transform.segment, stride=transform.stride, lead=0, window=transform.window
