@@ -21,6 +21,7 @@ from unbraid.models.families import RUNNABLE
 from unbraid.weights.catalog import catalog
 from unbraid.weights.convert.tensorflow import latest_checkpoint, read_checkpoint, spleeter_state
 from unbraid.weights.model_file import read_model_file
+from unbraid.weights.tensors import read_metadata
 
 STEMS = ("vocals", "drums", "bass", "other")
 MODEL = "spleeter:4stems"
@@ -643,7 +644,37 @@ def test_export_of_the_built_in_model_and_back(world: World, song: Path, tmp_pat
     done(world.run("models", "verify", "e"))
     for model in ("unbraid:4stems", "e"):
         done(world.run("separate", "-m", model, song, "-o", tmp_path / model, "-q"))
+    assert read_model_file(world.home / "models" / "e").origin[0].sha256 == sha256(path.read_bytes())
     assert stems_of(tmp_path / "e" / "song") == stems_of(tmp_path / "unbraid:4stems" / "song")
+
+
+def test_a_model_that_adds_stems_up_comes_back_as_its_network(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "two.safetensors"
+    done(world.run("models", "export", "unbraid:2stems", "--format", "safetensors", "-o", path))
+    assert "vocals, drums, bass, other" in done(world.run("models", "import", path)).out.splitlines()[1]
+    assert states(world) == {"two": "installed"}
+
+
+DAMAGED_METADATA = {
+    "no JSON": ({"networks": "{"}, "not JSON"),
+    "no list": ({"networks": "7"}, "networks must be a list"),
+    "another family": ({"networks": '[{"family": "wavenet", "config": {}}]'}, "unknown family of models 'wavenet'"),
+    "other sizes": ({}, "tensor 'stem.conv.weight' must have shape (33,"),
+    "stems": ({"stems": '["a"]'}, "stems must be those"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_METADATA)
+def test_an_export_whose_metadata_do_not_fit(damage: str, world: World, tmp_path: Path) -> None:
+    changes, words = DAMAGED_METADATA[damage]
+    path = tmp_path / "e.safetensors"
+    done(world.run("models", "export", "unbraid:4stems", "--format", "safetensors", "-o", path))
+    metadata, tensors = read_metadata(path), safetensors.numpy.load_file(path)
+    if damage == "other sizes":
+        changes = {"networks": metadata["networks"].replace('"widths": [32', '"widths": [33')}
+    safetensors.numpy.save_file(tensors, path, {**metadata, **changes})
+    refused(world.run("models", "import", path), "e.safetensors", words)
+    assert world.left() == set()
 
 
 @pytest.mark.parametrize(("format", "suffixes"), [("onnx", [".onnx"]), ("openvino", [".xml", ".bin"])])

@@ -18,13 +18,14 @@ from unbraid.errors import ModelError, UsageError
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.weights.catalog import CatalogFile, Entry, catalog
 from unbraid.weights.convert.bag import read_bag
+from unbraid.weights.convert.network import check_tensors
 from unbraid.weights.convert.openunmix import read_openunmix, target_of
 from unbraid.weights.convert.read import is_openunmix, read_network
 from unbraid.weights.convert.torch_file import read_torch_file
 from unbraid.weights.fetch import Fetched
 from unbraid.weights.folder import CARD, installed_folder, sha256_of, verify_model, write_model
 from unbraid.weights.install import Installed, Part, install, model_lock, write_parts
-from unbraid.weights.model_file import DESCRIPTION, WEIGHTS, ModelFile, parse_model
+from unbraid.weights.model_file import DESCRIPTION, WEIGHTS, ModelFile, Origin, parse_model
 from unbraid.weights.store import BUILTIN
 from unbraid.weights.tensors import read_metadata, read_tensors
 
@@ -125,7 +126,14 @@ def _convert(path: Path, wanted: str, options: ImportOptions) -> Installed:
     name = _free_name(wanted, options)
     exported = _exported(path) if path.suffix == ".safetensors" else None
     if exported is not None:
-        return _copy(exported, path, read_tensors(path), "", name, options)
+        tensors = read_tensors(path)
+        check_tensors(tensors, exported.tensor_shapes(), str(path))
+        (origin,) = _origins([path])
+        model = replace(exported, origin=(Origin(path.name, origin.sha256, origin.size),))
+        done = _copy(model, path, tensors, "", name, options)
+        if "groups" not in read_metadata(path):
+            return done
+        return replace(done, notices=(f"its stems are not added up any more: {', '.join(model.stems)}",))
     with (
         _room(name, path, options) as (folder, scratch),
         read_network(path, scratch, config=options.config, demucs_version=options.demucs_version) as network,
