@@ -9,13 +9,15 @@ import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from commands import Outcome
-from model_hub import World, new_world, packed
+from hub import answer
+from model_hub import World, new_world, packed, sha256
 from song_makers import write_wav
 from unbraid.audio.read import read_audio
 from unbraid.weights.convert.tensorflow import latest_checkpoint, read_checkpoint
@@ -223,3 +225,55 @@ def test_what_is_imported_sounds_like_the_original(golden: str, world: World, tm
 def test_what_is_fetched_sounds_like_the_original(model: str, golden: str, world: World, tmp_path: Path) -> None:
     done(world.run("models", "fetch", model, "-q"))
     check_sound(world, model, golden, tmp_path)
+
+
+def publish(world: World, name: str, files: list[Path], facts: list[dict[str, object]]) -> None:
+    """Have the hub, and the catalogue, give a model these files."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["models"][name]["files"] = [
+            {"addresses": [f"{world.hub.url}/{path.name}"], "sha256": sha256(path.read_bytes()), **fact}
+            for path, fact in zip(files, facts, strict=True)
+        ]
+
+    world.change_catalog(change)
+    world.hub.files |= {f"/{path.name}": path.read_bytes() for path in files}
+
+
+def test_a_model_of_several_files(world: World, tmp_path: Path) -> None:
+    """One that cannot be had: nothing is installed, the others are kept, and only that one is fetched next time."""
+    stems = ("vocals", "drums", "bass", "other")
+    files = [DEMUCS / f"umx_{stem}.pth" for stem in stems]
+    publish(world, "umx", files, [{"target": stem} for stem in stems])
+    world.hub.script("/umx_bass.pth", answer(404))
+    failed = world.run("models", "fetch", "umx", "-q")
+    assert (failed.code, len(failed.lines)) == (3, 1)
+    assert "umx_bass.pth" in failed.err
+    assert not any((world.home / "models").iterdir())
+    out = done(world.run("models", "fetch", "umx", "-q"))
+    assert [request.target for request in world.hub.requests] == [
+        *("/umx_vocals.pth", "/umx_drums.pth", "/umx_bass.pth", "/umx_bass.pth", "/umx_other.pth")
+    ]
+    check_weights(world, "umx", umx_tensors())
+    assert out == ""
+    assert {name.partition("/")[0] for name in world.left()} == {"models"}
+    done(world.run("models", "remove", "umx"))
+    for path in files:  # as a user has them
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / f"my {path.name}").write_bytes(path.read_bytes())
+    assert done(world.run("models", "import", tmp_path / "files")).startswith("umx: installed in ")
+    check_weights(world, "umx", umx_tensors())
+
+
+def test_a_published_bag(world: World) -> None:
+    bag = json.loads((DEMUCS / "bag.json").read_text())
+    files = [DEMUCS / f"{name}.th" for name in bag["models"]]
+    facts = [{"network": name, "stem_weights": row} for name, row in zip(bag["models"], bag["weights"], strict=True)]
+    publish(world, "mdx", files, [fact | {"family": "hdemucs"} for fact in facts])
+    done(world.run("models", "fetch", "mdx", "-q"))
+    members = {name: torch_tensors(DEMUCS / f"{name}.th") for name in bag["models"]}
+    check_weights(world, "mdx", {f"{name}.{key}": one for name in members for key, one in members[name].items()})
+    model = read_model_file(world.home / "models" / "mdx")
+    assert [list(part.stem_weights or ()) for part in model.networks] == bag["weights"]
+    assert model.segment_s == 44
+    assert model.licence == "research only"
