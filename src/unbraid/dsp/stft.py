@@ -18,18 +18,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from unbraid.datatypes import ComplexArray, FloatArray
 
-__all__ = ["exact_div", "frames_to_samples", "hann", "istft", "pad", "squares_covering", "stft"]
+__all__ = ["frames_to_samples", "hann", "istft", "pad", "squares_covering", "stft"]
 
 # Frames transformed at a time: 32 × 4096 float32 are half a megabyte, which stays in the second-level cache.
 _CHUNK = 32
-
-
-def exact_div(a: int, b: int) -> int:
-    """A / b, which must leave no remainder."""
-    quotient, remainder = divmod(a, b)
-    if remainder:
-        raise ValueError(f"{a} is not a multiple of {b}")
-    return quotient
 
 
 def frames_to_samples(n_frames: int, n_fft: int, hop: int) -> int:
@@ -87,7 +79,7 @@ def stft(samples: FloatArray, *, n_fft: int, hop: int, normalised: bool = False)
 
 
 def istft(spec: ComplexArray, *, hop: int, normalised: bool = False) -> FloatArray:
-    """Inverse of `stft` by windowed overlap-add, scaled so that fully overlapped samples return unchanged.
+    """Inverse of `stft` by windowed overlap-add, scaled so that samples in n_fft/hop frames, 3 or more, are unchanged.
 
     spec : ndarray [shape=(channel, n_fft//2 + 1, frame), complex64]
     normalised : multiply by √n_fft
@@ -95,24 +87,28 @@ def istft(spec: ComplexArray, *, hop: int, normalised: bool = False) -> FloatArr
 
     Each frame is multiplied by the window again; the squares of Hann windows that are n_fft/4 apart sum to 3/2,
     hence the factor 2/3 at 75 % overlap, in general hop/(n_fft·3/8). The first and last n_fft − hop samples are
-    covered by fewer frames: they are completed by adding the neighbouring segment.
+    covered by fewer frames: they are completed by adding the neighbouring segment, or by dividing by
+    `squares_covering`; so are all samples where n_fft/hop is less than 3 or no whole number.
     """
     from scipy import fft
 
     rows = spec.swapaxes(-1, -2)
     n_channels, n_frames, n_freqs = rows.shape
     n_fft = 2 * (n_freqs - 1)
-    overlap = exact_div(n_fft, hop)
+    overlap = -(-n_fft // hop)
+    n_missing = overlap * hop - n_fft
     window = hann(n_fft) * np.float32(hop / (n_fft * 3 / 8) * (n_fft**0.5 if normalised else 1))
     out = np.zeros((n_channels, n_frames + overlap - 1, hop), np.float32)
     for channel in range(n_channels):
         for start in range(0, n_frames, _CHUNK):
             frames = fft.irfft(rows[channel, start : start + _CHUNK], n_fft, axis=-1)
             frames *= window
+            if n_missing:
+                frames = np.pad(frames, ((0, 0), (0, n_missing)))
             pieces = frames.reshape(-1, overlap, hop)
             for k in range(overlap):
                 out[channel, start + k : start + k + len(pieces)] += pieces[:, k]
-    return out.reshape(n_channels, -1)
+    return out.reshape(n_channels, -1)[:, : frames_to_samples(n_frames, n_fft, hop)]
 
 
 def squares_covering(n_frames: int, *, n_fft: int, hop: int) -> FloatArray:
@@ -120,9 +116,10 @@ def squares_covering(n_frames: int, *, n_fft: int, hop: int) -> FloatArray:
 
     Returns the sum of the squares of their windows over that of endless frames [shape=((frame − 1)·hop + n_fft,)].
     """
-    overlap = exact_div(n_fft, hop)
-    squares = (hann(n_fft) ** 2 * np.float32(hop / (n_fft * 3 / 8))).reshape(overlap, hop)
+    overlap = -(-n_fft // hop)
+    squares = np.zeros((overlap, hop), np.float32)
+    squares.reshape(-1)[:n_fft] = hann(n_fft) ** 2 * np.float32(hop / (n_fft * 3 / 8))
     out = np.zeros((n_frames + overlap - 1, hop), np.float32)
     for k in range(overlap):
         out[k : k + n_frames] += squares[k]
-    return out.reshape(-1)
+    return out.reshape(-1)[: frames_to_samples(n_frames, n_fft, hop)]
