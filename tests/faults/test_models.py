@@ -292,13 +292,40 @@ def test_killed_at_three_moments_it_completes(world: World) -> None:
     kill_and_complete(world, 3, pieces=20, pause_s=0.02)
 
 
-@pytest.mark.slow
-def test_killed_at_sixty_moments_it_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def large_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[World]:
     """A model of a size at which conversion takes a while."""
     filters = (8, 16, 32, 64, 128, 256)
     large = packed(small_checkpoint(tmp_path / "large", 4, filters=filters))
     with new_world(tmp_path, capsys, archives={4: large}, filters=filters) as world:
-        kill_and_complete(world, 60, pieces=50, pause_s=0.01)
+        yield world
+
+
+@pytest.mark.slow
+def test_killed_at_sixty_moments_it_completes(large_world: World) -> None:
+    kill_and_complete(large_world, 60, pieces=50, pause_s=0.01)
+
+
+@posix
+@pytest.mark.slow
+def test_interrupted_at_thirty_moments_it_says_so(large_world: World) -> None:
+    world, rng = large_world, np.random.default_rng(13)
+    lock = world.home / "locks" / "spleeter-4stems.lock"
+    for _ in range(30):
+        if world.home.exists():
+            world.run("models", "remove", MODEL)
+            lock.unlink()
+        process = world.start("models", "fetch", MODEL, "-q")
+        wait_for(lock, 0)  # by now the command is at work
+        time.sleep(rng.uniform(0, 1.0))
+        process.send_signal(signal.SIGINT)
+        outcome = ended(process)
+        if outcome.code:  # else it was too late
+            refused(outcome, "interrupted", code=130)
+            assert hidden(world) == []
+        check_truth(world)
+    assert world.process("models", "fetch", MODEL).code == 0
+    check_installed(world)
 
 
 def test_what_a_kill_leaves_is_cleared_away_and_nothing_else(world: World) -> None:
