@@ -386,7 +386,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_found_listed_and_repaired(damage: str, world: World) -> None:
+def test_damage_is_found_listed_and_repaired(damage: str, world: World, song: Path) -> None:
     name, change, words, state = DAMAGES[damage]
     world.run("models", "fetch", MODEL, "spleeter:2stems", "-q")
     sound = done(world.run("models", "verify"))
@@ -397,6 +397,9 @@ def test_damage_is_found_listed_and_repaired(damage: str, world: World) -> None:
     refused(world.run("models", "verify"), name.rpartition("/")[2], words)
     refused(world.run("models", "verify", MODEL), words)
     assert "spleeter:2stems: sound" in world.run("models", "verify").out
+    if state == "damaged":
+        refused(world.run("separate", "-m", MODEL, song, "-o", world.folder / "out"), name.rpartition("/")[2])
+        assert not (world.folder / "out").exists()
     assert states(world)[MODEL] == state
     assert len(states(world)) == 4
     done(world.run("models", "fetch", MODEL, "-q"))

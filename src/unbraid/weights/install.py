@@ -188,7 +188,7 @@ def model_lock(folder: Path, waiting: Callable[[], None] | None = None) -> Itera
         scratch = folder.with_name(f".{folder.name}.scratch")
         try:
             with writing(scratch):
-                scratch.mkdir(parents=True)
+                scratch.mkdir(parents=True, exist_ok=True)
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
