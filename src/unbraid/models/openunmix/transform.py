@@ -1,7 +1,7 @@
 """What surrounds an Open-Unmix model: centred spectra of a chunk, and a Wiener filter that puts the stems together.
 
-A track of up to one chunk is treated as Open-Unmix does. A longer one is cut into chunks, so that memory does not grow
-with it: the LSTM of a network then sees 30 seconds at once instead of the whole track.
+A track of up to 30 seconds is treated as Open-Unmix does. Of a longer one, the LSTM of a network sees a chunk at once
+instead of the whole track, so that memory does not grow with it. (Open-Unmix is trained on excerpts of 6 seconds.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from unbraid.models.transform import Mix
 
 __all__ = ["OpenUnmixTransform"]
 
-_SEGMENT_S = 30
+# A chunk every 30 seconds: what fits into that is not cut.
+_SEGMENT_S = 32
+_OVERLAP = 1 / 16
 # Frames transformed at a time: some of one stem's spectrogram and its samples stay in the second-level cache.
 _CHUNK_FRAMES = 32
 # Where n_fft / hop is less than 4, the last samples may lie at the edge of the last frame only. Dividing by its window
@@ -34,6 +36,7 @@ class OpenUnmixTransform(ChunkedTransform):
     """The arithmetic around the networks: its fields are those of `ChunkedTransform`."""
 
     config: OpenUnmixConfig
+    overlap: float = _OVERLAP
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -46,8 +49,13 @@ class OpenUnmixTransform(ChunkedTransform):
         return 2
 
     @property
+    def segment(self) -> int:
+        """Length of a chunk in samples: whole hops, so that its last sample is at the centre of a frame."""
+        return -(-super().segment // self.config.hop) * self.config.hop
+
+    @property
     def own_segment(self) -> int:
-        """Length of a chunk in samples where nobody chose one."""
+        """About the length of a chunk in samples where nobody chose one."""
         return _SEGMENT_S * self.sample_rate
 
     @property
@@ -111,7 +119,7 @@ class OpenUnmixTransform(ChunkedTransform):
                     samples = istft(stem, hop=config.hop)
                     target[:, frames.start * config.hop :][:, : samples.shape[-1]] += samples
         inside = slice(config.n_fft // 2, config.n_fft // 2 + n)
-        covering = np.maximum(squares_covering(n_frames, n_fft=config.n_fft, hop=config.hop)[inside], _LEAST_COVERING)
+        covering = squares_covering(n_frames, n_fft=config.n_fft, hop=config.hop)[inside].clip(_LEAST_COVERING)
         results: FloatArray = out[..., inside] * (self.fade(n, index) / covering)
         return results
 
