@@ -215,3 +215,15 @@ def test_the_pages_for_users_of_other_tools_name_options_that_exist(
     named = {option for row in rows for option in re.findall(r"(?<=`)--?[a-zA-Z][\w-]*", row[2])}
     assert len(named) > 5
     assert named <= options
+
+
+@pytest.mark.parity
+def test_the_page_for_users_of_demucs_has_every_option_of_its_command() -> None:
+    try:
+        from demucs.separate import get_parser
+    except ImportError as error:
+        pytest.skip(f"demucs 4.1 cannot be imported: {error}")
+    options = {option for action in get_parser()._actions for option in action.option_strings} - {"-h", "--help"}
+    page = (DOCS / "from-demucs.md").read_text(encoding="utf-8")
+    assert len(options) > 20
+    assert not [option for option in options if not re.search(rf"`{option}[ `]", page)]

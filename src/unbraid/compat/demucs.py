@@ -5,7 +5,7 @@ Signatures, axis order, (channels, samples), and numbers are those of Demucs 4.1
 
 - the values: torch tensors where the input was one or, of a file, where torch is installed; else NumPy arrays;
 - `shifts`: 0 and 1 are one run without a shift, so that the same input gives the same stems;
-- `device`: None is Unbraid's choice, which is the processor unless the engine is PyTorch;
+- `device`: None is the processor, also where there is a GPU;
 - `jobs`, which is not used: all processors are, by one network at a time;
 - channels beyond the model's two, which are separated in pairs and come back, all of them;
 - `repo`, which is refused: `unbraid models import` takes such a folder;
@@ -81,7 +81,7 @@ class Separator:
 
     model : any that `unbraid.Separator` takes; a published one is fetched when it is first named
     repo : must be None
-    device : "cpu", "cuda" or "mps", also as a torch.device; None for Unbraid's choice
+    device : "cpu", "cuda" or "mps", also as a torch.device; None for the processor
     shifts : average over so many runs, each with the track moved by up to half a second; 0 and 1 are one without
     overlap : share of a segment that the next one covers again, in [0, 1)
     split : False runs the network once over the whole track, which takes memory and time to prepare for each length,
