@@ -384,8 +384,8 @@ def run_original(module: Any, spectrum: Any, mix: Any) -> tuple[Any, Any]:
     return seen["spectra"], waves
 
 
-def compare(kind: str, kwargs: dict[str, Any], seed: int, *, n: int, tolerance: float, dtype: Any) -> None:
-    """The same weights before training for a seed, and the same output with others."""
+def compare(kind: str, kwargs: dict[str, Any], seed: int, *, n: int, tolerance: float, dtype: Any) -> bool:
+    """The same weights before training for a seed, and the same output with others; or refused by both."""
     config = CONFIGS[kind].from_kwargs(kwargs)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -402,8 +402,15 @@ def compare(kind: str, kwargs: dict[str, Any], seed: int, *, n: int, tolerance: 
         given.to(dtype) for given in random_inputs(config, n, n_batch=2 if dtype is torch.float64 else 1, seed=seed)
     ]
     mix = inputs[1] if is_hybrid(config) else torch.zeros(inputs[0].shape[0], config.n_channels, n, dtype=dtype)
-    for found, expected in zip(run(ours, *inputs), run_original(theirs, inputs[0], mix), strict=False):
+    try:
+        outputs = run(ours, *inputs)
+    except ModelError:  # bands with fewer bins than the kernel
+        with pytest.raises((AssertionError, RuntimeError)):
+            run_original(theirs, inputs[0], mix)
+        return False
+    for found, expected in zip(outputs, run_original(theirs, inputs[0], mix), strict=False):
         assert relative_error(found, expected) < tolerance, (kwargs, seed)
+    return True
 
 
 @pytest.mark.slow
@@ -411,12 +418,13 @@ def compare(kind: str, kwargs: dict[str, Any], seed: int, *, n: int, tolerance: 
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_same_numbers_as_the_original_classes(kind: str, part: int) -> None:
-    original(kind)
+    n_run = 0
     for seed in range(10 * part, 10 * part + 10):
         kwargs = drawn(kind, seed)
         hop = kwargs["nfft"] // 4
         n = int(np.random.default_rng(seed).integers(3 * hop, 3 * hop + 2000))
-        compare(kind, kwargs, seed, n=n, tolerance=1e-12, dtype=torch.float64)
+        n_run += compare(kind, kwargs, seed, n=n, tolerance=1e-12, dtype=torch.float64)
+    assert n_run >= 8
 
 
 @pytest.mark.slow
@@ -427,12 +435,12 @@ def test_published_networks_with_fewer_channels(name: str) -> None:
     kwargs = {**kwargs, "channels": 8}
     if kwargs.get("bottom_channels"):
         kwargs["bottom_channels"] = 32
-    compare(kind, kwargs, 0, n=20000, tolerance=1e-12, dtype=torch.float64)
-    compare(kind, kwargs, 1, n=250001, tolerance=1e-5, dtype=torch.float32)
+    assert compare(kind, kwargs, 0, n=20000, tolerance=1e-12, dtype=torch.float64)
+    assert compare(kind, kwargs, 1, n=250001, tolerance=1e-5, dtype=torch.float32)
 
 
 @pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["htdemucs", "hdemucs_mmi"])
 def test_published_networks_as_they_are(name: str) -> None:
-    compare(*HYBRID[name], 0, n=343980, tolerance=1e-5, dtype=torch.float32)
+    assert compare(*HYBRID[name], 0, n=343980, tolerance=1e-5, dtype=torch.float32)
