@@ -212,7 +212,7 @@ def test_is_its_layers_written_out(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["demucs1", "demucs2", "demucs3"])
 def test_names_order_and_shapes_of_the_tensors(kind: str) -> None:
-    for seed in range(60):
+    for seed in range(25):
         config = DemucsConfig.from_kwargs(drawn(kind, seed), version=int(kind[-1]))
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -108,6 +108,7 @@ def test_a_batch_is_its_windows_one_by_one() -> None:
         assert relative_error(network(windows).numpy(), alone.numpy()) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 def test_same_numbers_as_the_original_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights before training for a seed, and the same magnitudes."""
