@@ -59,7 +59,7 @@ class TargetNetwork(nn.Module):
         x = torch.cat((x, self.lstm(x)[0]), dim=2)
         x = self.bn2(self.fc2(x.flatten(0, 1))).relu()
         x = self.bn3(self.fc3(x)).reshape(n_batch, n_frames, n_channels, n_bins)
-        mask = (x * self.output_scale + self.output_mean).relu()
+        mask: Tensor = (x * self.output_scale + self.output_mean).relu()
         return (mask * spectra).transpose(1, 2)
 
 
