@@ -67,7 +67,7 @@ def run(batch: Batch) -> int:
     check_part(batch.offset_s, batch.duration_s)
     display = Display(batch.show)
     start = time.perf_counter()
-    with DownloadDisplay(quiet=batch.show != "all") as downloads:
+    with DownloadDisplay(quiet=batch.show == "errors") as downloads:
         ready = Separator(batch.model, options=batch.options, on_fetch=downloads.show, **batch.engine)
     with ready as separator, display:
         if batch.model is None:

@@ -35,7 +35,9 @@ class DownloadDisplay:
         if self._bars:
             self._bars.stop()
         if self._began and isinstance(error, KeyboardInterrupt):
-            raise CancelledError("interrupted; what was downloaded is kept, and the next try goes on from there") from error
+            raise CancelledError(
+                "interrupted; what was downloaded is kept, and the next try goes on from there"
+            ) from error
 
     def show(self, progress: FetchProgress) -> None:
         """Move a file's bar, which appears when its first bytes do."""

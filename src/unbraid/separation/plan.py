@@ -149,6 +149,8 @@ def _results(
     """Names of the results, the stems in each that is computed, and whether the last one is what those leave."""
     available, n_stems = dict(model.stems), len(model.transform.stems)
     if options.two_stems is not None:
+        if options.sum_exact and options.other_method == "none":
+            raise UsageError("sum-exact needs all stems of the model, so other-method must not be none")
         wanted = available[_known(options.two_stems, model)]
         rest = tuple(i for i in range(n_stems) if i not in wanted)
         both = (options.two_stems, f"no_{options.two_stems}")

@@ -23,7 +23,7 @@ from unbraid.models.filled_graph import filled_graph
 from unbraid.weights.catalog import catalog
 from unbraid.weights.fetch import FetchProgress
 from unbraid.weights.folder import check_weights, installed_models
-from unbraid.weights.model_file import DESCRIPTION, NetworkPart, network_data, read_model_file
+from unbraid.weights.model_file import DESCRIPTION, ModelFile, NetworkPart, network_data, read_model_file
 from unbraid.weights.overview import folder_of
 from unbraid.weights.store import load_model
 from unbraid.weights.tensors import read_tensors, write_tensors
@@ -188,7 +188,7 @@ def _running(name: str, on_progress: Callable[[FetchProgress], None] | None) -> 
     """A model that this version can run."""
     model = load_model(name, on_progress=on_progress)
     config = model.transform.config
-    about = _about(name, config.stems, model.described.licence if model.described else "")
+    about = _about(name, config.stems, model.described)
     if model.stems != tuple((stem, (i,)) for i, stem in enumerate(config.stems)):
         about["groups"] = dict(model.stems)
     about |= {number: getattr(config, number) for number in _NUMBERS}
@@ -201,17 +201,18 @@ def _stored(name: str) -> _Source:
     """A model that this version can keep, but not run."""
     folder = folder_of(name)
     model = read_model_file(folder)
-    about = _about(name, model.stems, model.licence)
+    about = _about(name, model.stems, model)
     about |= {"sample_rate": model.sample_rate, "networks": [network_data(part) for part in model.networks]}
     if model.segment_s is not None:
         about["segment_s"] = model.segment_s
     return _Source(about, lambda: read_tensors(check_weights(folder, model)))
 
 
-def _about(name: str, stems: Sequence[str], licence: str) -> dict[str, Any]:
+def _about(name: str, stems: Sequence[str], described: ModelFile | None) -> dict[str, Any]:
     """Metadata that every file has; of a name that is a path, the last part only."""
     about: dict[str, Any] = {"name": re.split(r"[/\\]", name.rstrip("/\\"))[-1], "stems": list(stems)}
-    return about | ({"licence": licence} if licence else {})
+    keys = ("licence", "training_data", "allows_bf16")
+    return about | {key: value for key in keys if (value := getattr(described, key, None))}
 
 
 _Writer = Callable[[_Source, Path, Mapping[str, str]], tuple[Path, ...]]

@@ -162,10 +162,10 @@ def _exported(path: Path) -> ModelFile | None:
     metadata = read_metadata(path)
     if "networks" not in metadata:
         return None
-    keys = ("stems", "sample_rate", "networks", "segment_s")
+    keys = ("stems", "sample_rate", "networks", "segment_s", "allows_bf16")
     try:
         content = {key: json.loads(metadata[key]) for key in keys if key in metadata}
-        content |= {key: metadata[key] for key in ("name", "licence") if key in metadata}
+        content |= {key: metadata[key] for key in ("name", "licence", "training_data") if key in metadata}
         return parse_model({"format": 1, "weights": {"size": 0, "sha256": "0" * 64}, **content})
     except (ValueError, RecursionError) as error:
         raise ModelError(f"cannot use '{path}': its metadata are not JSON ({error})") from error

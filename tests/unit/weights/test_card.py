@@ -7,7 +7,7 @@ from unbraid.weights.card import card, index, page_name, write_cards
 from unbraid.weights.catalog import Entry, catalog, find
 
 PAGES = Path(__file__).parents[3] / "docs" / "models"
-WRITTEN_BY_HAND = {"format.md", "unbraid-4stems.md"}
+WRITTEN_BY_HAND = {"format.md"}
 ENTRIES = [pytest.param(entry, id=entry.name) for entry in catalog().values()]
 
 

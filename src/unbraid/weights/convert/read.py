@@ -46,6 +46,8 @@ def read_network(
             except ModelError as error:  # which is about the folder, and nobody has seen that
                 raise ModelError(str(error).replace(str(folder), str(path))) from error
             yield network
+    elif config is not None:
+        raise ModelError(f"cannot import '{path}' with --config: only a checkpoint of Spleeter takes a Spleeter JSON")
     elif path.suffix == ".safetensors":
         yield read_demucs_safetensors(path)
     else:
