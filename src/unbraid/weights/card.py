@@ -20,7 +20,8 @@ _GENERATED = (
 _INDEX_TOP = """\
 `unbraid:4stems` and `unbraid:2stems` are built in, and need no download
 ([card](../../src/unbraid/builtin/4stems/card.md)). Those below are published by others: `unbraid models fetch NAME`
-gets one, and `unbraid separate -m NAME` does so where it is needed. [format.md](format.md) describes how a model is kept."""
+gets one, and `unbraid separate -m NAME` does so where it is needed.
+[format.md](format.md) describes how a model is kept."""
 _INDEX_END = """\
 SDR: mean over the stems, in dB, on the test set of MUSDB18 or MUSDB18-HQ, as published (museval: median of frames, then
 of songs). The cards give each stem and the source.
