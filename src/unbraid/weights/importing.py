@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,7 @@ def _translated(path: Path) -> Iterator[None]:
 def _known_as(path: Path) -> list[tuple[Entry, CatalogFile]]:
     """The models of the catalogue that a file belongs to, by its SHA-256."""
     try:
-        sha256 = sha256_of(path)
+        sha256 = _sha256(path)
     except ModelError:
         return []  # which is said when the file is imported
     return [
@@ -294,4 +295,18 @@ def _is_model(path: Path) -> bool:
 def _origins(paths: Sequence[Path]) -> list[Fetched]:
     """The files that were given; of a checkpoint, all of its own."""
     files = [file for path in paths for file in (sorted(path.glob("*.*")) if path.is_dir() else [path])]
-    return [Fetched(file, sha256_of(file), file.stat().st_size, None, True) for file in files if file.is_file()]
+    return [Fetched(file, _sha256(file), file.stat().st_size, None, True) for file in files if file.is_file()]
+
+
+def _sha256(path: Path) -> str:
+    """A file's SHA-256, read once: an archive takes half a second."""
+    try:
+        status = path.stat()
+    except OSError:
+        return sha256_of(path)  # raises what there is to say
+    return _hashed(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hashed(path: Path, size: int, time_ns: int) -> str:
+    return sha256_of(path)
