@@ -40,7 +40,8 @@ class HTDemucsNetwork(HybridUNet):
         if self.crosstransformer is None or wave is None:
             return x, wave
         if not self.widens:
-            return self.crosstransformer(x, wave)
+            both: tuple[Tensor, Tensor] = self.crosstransformer(x, wave)
+            return both
         n_bins, n_frames = x.shape[2:]
         x = self.channel_upsampler(x.flatten(2))
         x, wave = self.crosstransformer(x.view(*x.shape[:2], n_bins, n_frames), self.channel_upsampler_t(wave))

@@ -67,7 +67,8 @@ class CrossTransformer(nn.Module):
         tokens = self.norm_in(x.transpose(2, 3).flatten(2).transpose(1, 2))
         tokens = tokens + weight * positions_2d(x.shape[1], n_bins, n_frames, self.config.max_period, x.device)
         wave_tokens = self.norm_in_t(wave.transpose(1, 2))
-        wave_tokens = wave_tokens + weight * self._wave_positions(*wave_tokens.shape, device=x.device)
+        n_batch, n_steps, width = wave_tokens.shape
+        wave_tokens = wave_tokens + weight * self._wave_positions(n_batch, n_steps, width, device=x.device)
         for layer, layer_t in zip(cast(list[_Layer], self.layers), cast(list[_Layer], self.layers_t), strict=True):
             if layer.crosses:
                 tokens, wave_tokens = layer(tokens, wave_tokens), layer_t(wave_tokens, tokens)
@@ -146,8 +147,8 @@ class _Layer(nn.Module):
         return y
 
     def _attended(self, x: Tensor, context: Tensor) -> Tensor:
-        y: Tensor = (self.cross_attn if self.crosses else self.self_attn)(x, context)
-        return cast(Tensor, self.gamma_1(self.dropout(y)))
+        attention = cast(nn.Module, self.cross_attn if self.crosses else self.self_attn)
+        return cast(Tensor, self.gamma_1(self.dropout(attention(x, context))))
 
     def _fed(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear2(self.dropout(self.activation(self.linear1(x))))
@@ -176,8 +177,8 @@ class _Attention(nn.Module):
             query = functional.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
             both = functional.linear(context, self.in_proj_weight[width:], self.in_proj_bias[width:])
             key, value = both.chunk(2, dim=2)
-        heads = (_split(part, self.n_heads) for part in (query, key, value))
-        y: Tensor = self.out_proj(_merge(attend(*heads, self.dropout if self.training else 0.0)))
+        query, key, value = (_split(part, self.n_heads) for part in (query, key, value))
+        y: Tensor = self.out_proj(_merge(attend(query, key, value, self.dropout if self.training else 0.0)))
         return y
 
 
@@ -196,8 +197,9 @@ class _SparseAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Attend from `x` to `context`, as `_Layer.forward` takes them."""
-        heads = (_split(part, self.n_heads) for part in (self.q(x), self.k(context), self.v(context)))
-        y: Tensor = self.dropout(self.proj(_merge(self.attend(*heads, self.dropout.p if self.training else 0.0))))
+        query, key, value = (_split(part, self.n_heads) for part in (self.q(x), self.k(context), self.v(context)))
+        attended = self.attend(query, key, value, self.dropout.p if self.training else 0.0)
+        y: Tensor = self.dropout(self.proj(_merge(attended)))
         return y
 
 
