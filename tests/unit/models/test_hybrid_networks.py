@@ -200,6 +200,15 @@ def test_weights_before_training(name: str, rescale: float) -> None:
     assert (n_rescaled > 0) == bool(rescale)
 
 
+def test_embeddings_before_training() -> None:
+    torch.manual_seed(0)
+    config = replace(SMALL["htdemucs"], hidden_channels=64, n_fft=512, emb_smooth=False)
+    transformer = TransformerConfig(n_layers=1, positions="scaled", max_positions=200)
+    module = make(replace(config, bottom_channels=0, transformer=transformer))
+    assert module.freq_emb(128).detach().std() == pytest.approx(1, rel=0.05)
+    assert module.crosstransformer.position_embeddings(200).detach().std() == pytest.approx(0.2, rel=0.05)
+
+
 def test_the_frequency_embedding_counts_with_its_weight() -> None:
     module = make(SMALL["hdemucs"])
     torch.testing.assert_close(module.freq_emb(4), 10 * module.freq_emb.embedding.weight[:4])
