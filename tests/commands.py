@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,10 @@ Runner = Callable[..., Outcome]
 
 
 class _Shares:
-    """An engine that gives each stem a fixed share of each bin: instant, and the same on every machine."""
+    """An engine that gives each stem a fixed share of each bin: the same on every machine.
+
+    It is instant, or takes $QUICK_RUN_S seconds, for tests that must come in time.
+    """
 
     n_streams = 2
     any_shape = True
@@ -49,6 +53,7 @@ class _Shares:
 
     def run(self, inputs: Sequence[FloatArray]) -> tuple[FloatArray, ...]:
         (magnitudes,) = inputs
+        time.sleep(float(os.environ.get("QUICK_RUN_S", "0")))
         return (magnitudes[:, None] * self._shares,)
 
     def describe(self) -> str:

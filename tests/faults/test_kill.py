@@ -24,12 +24,12 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_wav(tmp_path_factory.mktemp("song") / "song.wav", music(N_SAMPLES), packing="s16")
 
 
-def start(program: Sequence[str], *arguments: object) -> subprocess.Popen[bytes]:
+def start(program: Sequence[str], *arguments: object, **variables: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*program, "separate", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment(),
+        env=environment(**variables),
         # A shell starts its background jobs with interrupts ignored, and so this test, if it is run in one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -108,7 +108,8 @@ def wait_for_files(folder: Path, process: subprocess.Popen[bytes]) -> None:
 
 def test_an_interrupt_leaves_nothing_and_says_so(model_folder: Path, tmp_path: Path) -> None:
     long_song = write_wav(tmp_path / "song.wav", music(N_SAMPLES * 4), packing="s16")
-    process = start(QUICK, "-m", model_folder, long_song, "-o", tmp_path / "out")
+    # 80 s of music in 14: this process may be kept waiting in between, but not for so long.
+    process = start(QUICK, "-m", model_folder, long_song, "-o", tmp_path / "out", QUICK_RUN_S="4")
     wait_for_files(tmp_path / "out" / "song", process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

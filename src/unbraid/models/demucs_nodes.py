@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from unbraid.models.demucs.config import N_HEADS
+from unbraid.models.lstm_nodes import lstm
 from unbraid.models.onnx_graph import GraphNodes
 
 __all__ = [
@@ -158,7 +159,7 @@ def blstm(
     width, n_rows, n_steps = shape
     steps = graph.reshape(graph.add("Transpose", x, perm=[0, 3, 2, 1]), n_steps, n_rows, width)
     if max_steps is None or n_steps <= max_steps:
-        y = _lstm(graph, prefix, steps, n_steps, n_rows, width, n_layers)
+        y = _lstm(graph, prefix, steps, n_steps, n_rows, n_layers)
     else:
         stride, edge = max_steps // 2, max_steps // 4
         n_windows = -(-n_steps // stride)
@@ -168,7 +169,7 @@ def blstm(
         halves = [slices(graph, blocks, i, n_windows + i, axis=0) for i in range(2)]
         windows = graph.add("Transpose", graph.add("Concat", *halves, axis=1), perm=[1, 0, 2, 3])
         windows = graph.reshape(windows, max_steps, n_windows * n_rows, width)
-        y = _lstm(graph, prefix, windows, max_steps, n_windows * n_rows, width, n_layers)
+        y = _lstm(graph, prefix, windows, max_steps, n_windows * n_rows, n_layers)
         y = graph.reshape(y, max_steps, n_windows, n_rows, width)
         # The first window also gives the steps before its centre; the last one's centre reaches past the end.
         first = slices(graph, slices(graph, y, 0, 1, axis=1), 0, edge, axis=0)
@@ -178,29 +179,11 @@ def blstm(
     return graph.reshape(graph.add("Transpose", y, perm=[2, 1, 0]), 1, width, n_rows, n_steps)
 
 
-def _lstm(graph: GraphNodes, prefix: str, x: str, n_steps: int, n_batch: int, width: int, n_layers: int) -> str:
+def _lstm(graph: GraphNodes, prefix: str, x: str, n_steps: int, n_batch: int, n_layers: int) -> str:
     """Append an LSTM and a dense layer: (step, batch, width) to the same shape."""
-    for layer in range(n_layers):
-        names = [f"l{layer}", f"l{layer}_reverse"]
-        weights = []
-        for kind in ("ih", "hh"):
-            n_in = graph.parameters[f"{prefix}lstm.weight_{kind}_l{layer}"][1]
-            both = graph.add("Concat", *(f"{prefix}lstm.weight_{kind}_{name}" for name in names), axis=0)
-            weights.append(graph.reshape(_gates(graph, both, width, n_in), 2, 4 * width, n_in))
-        biases = []
-        for kind in ("ih", "hh"):
-            both = graph.add("Concat", *(f"{prefix}lstm.bias_{kind}_{name}" for name in names), axis=0)
-            biases.append(graph.reshape(_gates(graph, both, width, 1), 2, 4 * width))
-        bias = graph.add("Concat", *biases, axis=1)
-        y = graph.add("LSTM", x, *weights, bias, hidden_size=width, direction="bidirectional")
-        x = graph.reshape(graph.add("Transpose", y, perm=[0, 2, 1, 3]), n_steps, n_batch, 2 * width)
+    y = lstm(graph, f"{prefix}lstm.", x, n_steps, n_batch, n_layers=n_layers)
     weight = graph.add("Transpose", f"{prefix}linear.weight", perm=[1, 0])
-    return graph.add("Add", graph.add("MatMul", x, weight), f"{prefix}linear.bias")
-
-
-def _gates(graph: GraphNodes, both: str, width: int, n_in: int) -> str:
-    """Rearrange the gates of both directions: input, forget, cell, output in torch, and input, output, forget, cell."""
-    return graph.add("Gather", graph.reshape(both, 2, 4, width, n_in), graph.integers(0, 3, 1, 2), axis=1)
+    return graph.add("Add", graph.add("MatMul", y, weight), f"{prefix}linear.bias")
 
 
 def _local_attention(graph: GraphNodes, prefix: str, x: str, shape: tuple[int, int, int]) -> str:

@@ -17,7 +17,7 @@ __all__ = ["FAMILIES", "RUNNABLE", "Family", "State", "family"]
 State = Callable[[], Mapping[str, NDArray[Any]]]
 
 # Those that this version can separate with.
-RUNNABLE = frozenset({"spleeter"})
+RUNNABLE = frozenset({"spleeter", "demucs", "hdemucs", "htdemucs", "openunmix"})
 
 
 @dataclass(frozen=True)
@@ -62,35 +62,40 @@ def _spleeter() -> Family:
 
 
 def _demucs() -> Family:
+    from unbraid.models.demucs import graph
     from unbraid.models.demucs.config import DemucsConfig
     from unbraid.models.demucs.state import parameter_shapes
+    from unbraid.models.demucs.transform import DemucsTransform
 
-    return Family(DemucsConfig.from_plain, DemucsConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
+    return Family(DemucsConfig.from_plain, DemucsConfig.to_plain, parameter_shapes, DemucsTransform, graph.network)
 
 
 def _hdemucs() -> Family:
+    from unbraid.models.hdemucs import graph
     from unbraid.models.hdemucs.config import HDemucsConfig
     from unbraid.models.hdemucs.state import parameter_shapes
+    from unbraid.models.hdemucs.transform import HybridTransform
 
-    return Family(HDemucsConfig.from_plain, HDemucsConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
+    return Family(HDemucsConfig.from_plain, HDemucsConfig.to_plain, parameter_shapes, HybridTransform, graph.network)
 
 
 def _htdemucs() -> Family:
+    from unbraid.models.hdemucs.transform import HybridTransform
+    from unbraid.models.htdemucs import graph
     from unbraid.models.htdemucs.config import HTDemucsConfig
     from unbraid.models.htdemucs.state import parameter_shapes
 
-    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
+    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes, HybridTransform, graph.network)
 
 
 def _openunmix() -> Family:
+    from unbraid.models.openunmix import graph
     from unbraid.models.openunmix.config import OpenUnmixConfig
     from unbraid.models.openunmix.state import parameter_shapes
+    from unbraid.models.openunmix.transform import OpenUnmixTransform
 
-    return Family(OpenUnmixConfig.from_plain, OpenUnmixConfig.to_plain, parameter_shapes, _not_yet, _not_yet)
-
-
-def _not_yet(*arguments: Any) -> Any:
-    raise AssertionError("not in RUNNABLE")
+    read, write = OpenUnmixConfig.from_plain, OpenUnmixConfig.to_plain
+    return Family(read, write, parameter_shapes, OpenUnmixTransform, graph.network)
 
 
 FAMILIES: Mapping[str, Callable[[], Family]] = {

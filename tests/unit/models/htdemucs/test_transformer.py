@@ -14,6 +14,8 @@ from unbraid.models.htdemucs.transformer import CrossTransformer, positions_1d, 
 
 Array = np.ndarray[Any, Any]
 WIDTH, N_BINS, N_FRAMES, N_STEPS = 16, 3, 5, 11
+GLOBAL_WINDOW = 4  # of sparse attention: the first positions attend to all, and all to them
+GLOBAL: dict[str, Any] = {"mask_type": "global", "global_window": GLOBAL_WINDOW}
 
 
 def shaken(module: Any) -> Any:
@@ -54,14 +56,23 @@ def group_norm(x: Array, state: dict[str, Array], name: str, n_groups: int) -> A
 
 def attention(x: Array, context: Array, state: dict[str, Array], name: str, n_heads: int) -> Array:
     projected = []
+    sparse = f"{name}.q.weight" in state
     for i, given in enumerate((x, context, context)):
-        rows = slice(i * WIDTH, (i + 1) * WIDTH)
-        projected.append(given @ state[f"{name}.in_proj_weight"][rows].T + state[f"{name}.in_proj_bias"][rows])
+        if sparse:
+            weight, bias = (state[f"{name}.{'qkv'[i]}.{kind}"] for kind in ("weight", "bias"))
+        else:
+            rows = slice(i * WIDTH, (i + 1) * WIDTH)
+            weight, bias = (state[f"{name}.in_proj_{kind}"][rows] for kind in ("weight", "bias"))
+        projected.append(given @ weight.T + bias)
+    mask = np.ones((len(x), len(context)), bool)
+    if sparse:
+        mask[int(GLOBAL_WINDOW * len(x) / len(context)) :, GLOBAL_WINDOW:] = False
     heads = []
     for query, key, value in zip(*(np.split(array, n_heads, axis=1) for array in projected), strict=True):
-        weights = np.exp(query @ key.T / math.sqrt(WIDTH / n_heads))
+        weights = mask * np.exp(query @ key.T / math.sqrt(WIDTH / n_heads))
         heads.append(weights / weights.sum(1, keepdims=True) @ value)
-    y: Array = np.concatenate(heads, axis=1) @ state[f"{name}.out_proj.weight"].T + state[f"{name}.out_proj.bias"]
+    last = f"{name}.{'proj' if sparse else 'out_proj'}"
+    y: Array = np.concatenate(heads, axis=1) @ state[f"{last}.weight"].T + state[f"{last}.bias"]
     return y
 
 
@@ -146,6 +157,8 @@ def transformer(x: Array, wave: Array, module: Any, config: TransformerConfig) -
         TransformerConfig(n_layers=3, n_heads=2, cross_first=True, layer_scale=False, hidden_scale=1.5),
         TransformerConfig(n_layers=2, norm_first=False, gelu=False),
         TransformerConfig(n_layers=3, norm_groups=4, norm_in=False, norm_in_groups=2, norm_out_groups=2),
+        TransformerConfig(n_layers=2, sparse_self_attn=True, **GLOBAL),
+        TransformerConfig(n_layers=3, sparse_cross_attn=True, **GLOBAL),
         TransformerConfig(
             n_layers=2, norm_first=False, norm_groups=1, norm_in=False, positions="scaled", max_positions=20
         ),
@@ -221,9 +234,10 @@ def test_positions_of_cape(centred: bool) -> None:
     torch.testing.assert_close(embedded(module), found)
 
 
-def test_dropout_in_training_only() -> None:
-    module = shaken(CrossTransformer(TransformerConfig(n_layers=2, dropout=0.5), WIDTH))
-    without = CrossTransformer(TransformerConfig(n_layers=2), WIDTH).double().eval()
+@pytest.mark.parametrize("options", [{}, {"sparse_self_attn": True, "sparse_cross_attn": True, **GLOBAL}])
+def test_dropout_in_training_only(options: dict[str, Any]) -> None:
+    module = shaken(CrossTransformer(TransformerConfig(n_layers=2, dropout=0.5, **options), WIDTH))
+    without = CrossTransformer(TransformerConfig(n_layers=2, **options), WIDTH).double().eval()
     without.load_state_dict(module.state_dict())
     inputs = random_inputs()
     expected = run(without, *inputs)
