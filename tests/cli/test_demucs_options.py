@@ -13,7 +13,6 @@ from demucs_networks import STEMS as DEMUCS_STEMS
 from song_makers import music, write_wav
 from unbraid.audio.read import read_audio
 from unbraid.datatypes import FloatArray
-from unbraid.models.families import RUNNABLE
 from unbraid.models.htdemucs.config import HTDemucsConfig, TransformerConfig
 from unbraid.models.htdemucs.state import parameter_shapes
 from unbraid.weights.folder import write_model
@@ -177,7 +176,6 @@ def test_what_is_refused_names_the_rule_and_the_value(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif("htdemucs" not in RUNNABLE, reason="this version does not run HT Demucs yet")
 def test_a_transformer_has_a_longest_segment(
     home: Path, song: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

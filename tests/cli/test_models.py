@@ -17,8 +17,6 @@ from hub import answer, redirect
 from model_hub import OFFICIAL, World, new_world, sha256, small_archive, small_checkpoint
 from song_makers import music, write_wav
 from spleeter_checkpoint import FILTERS
-from unbraid.models.families import RUNNABLE
-from unbraid.weights.catalog import catalog
 from unbraid.weights.convert.tensorflow import latest_checkpoint, read_checkpoint, spleeter_state
 from unbraid.weights.model_file import read_model_file
 from unbraid.weights.tensors import read_metadata
@@ -121,24 +119,6 @@ def test_offline_the_first_use_says_what_to_do(world: World, song: Path, tmp_pat
     refused(outcome, "4stems.tar.gz", "UNBRAID_OFFLINE", "unbraid models import", "4stems.tar.gz")
     assert not (tmp_path / "out").exists()
     assert world.left() == set()
-
-
-def test_a_model_that_cannot_run_yet_is_not_fetched(world: World, song: Path) -> None:
-    name = later()
-    refused(world.run("separate", "-m", name, song), name, "does not run", "unbraid models list")
-    refused(world.run("models", "export", name, "--format", "onnx"), name, "safetensors")
-    row = next(row for row in json.loads(world.run("models", "list", "--json").out) if row["name"] == name)
-    assert row["state"] == "later"
-    assert "later:" in world.run("models", "list").out
-    assert world.hub.requests == []
-
-
-def later() -> str:
-    """A published model that this version does not run."""
-    names = [name for name, entry in catalog().items() if not entry.families <= RUNNABLE]
-    if not names:
-        pytest.skip("this version runs them all")
-    return names[0]
 
 
 def test_an_unknown_model_is_one_line(world: World, song: Path) -> None:
@@ -350,7 +330,6 @@ def test_list_shows_everything_and_what_is_here(world: World, archive: Path, oth
     assert [line.split()[0] for line in fewer.split("\n\n")[0].splitlines()[1:]] == [
         *("unbraid:4stems", "unbraid:2stems", MODEL, "spleeter:4stems-16kHz", "mine")
     ]
-    assert "later" not in fewer
 
 
 def test_info_prints_cards(world: World, other_archive: Path) -> None:

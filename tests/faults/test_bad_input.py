@@ -383,7 +383,7 @@ def test_a_damaged_model_is_one_line_and_nothing_is_done(
         ("unbraid:4stemz", ("unknown model", "did you mean 'unbraid:4stems'")),
         ("nowhere.json", ("nowhere.json", "No such file")),
         ("spleeter:5stems", ("5stems.tar.gz", "UNBRAID_OFFLINE", "unbraid models import")),
-        ("htdemucs", ("htdemucs", "does not run the networks of htdemucs yet", "unbraid models list")),
+        ("htdemucs", ("955717e8-8726e21a.th", "UNBRAID_OFFLINE", "unbraid models import")),
     ],
 )
 def test_an_unknown_model_is_one_line(

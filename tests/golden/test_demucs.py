@@ -1,7 +1,7 @@
 """The whole way from samples to stems, beside what demucs 4.1.0 and Open-Unmix 1.3.0 computed with the same weights.
 
-The reference is not part of this repository: see CONTRIBUTING.md. Tolerance: a relative error of 1e-4 over all windows in
-float32, which is what sums in another order may make, and of 2e-2 in bfloat16; 1e-3 and 2e-2 of the level of a whole
+The reference is not part of this repository: see CONTRIBUTING.md. Tolerance: a relative error of 1e-4 over all windows
+in float32, which is what sums in another order may make, and of 2e-2 in bfloat16; 1e-3 and 2e-2 of the level of a whole
 output.
 """
 

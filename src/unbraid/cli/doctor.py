@@ -42,7 +42,7 @@ def doctor() -> None:
         print(f"  {name} = {os.environ.get(name, '(not set)')}")
     print("Models here ('unbraid models list' shows all)")
     for row in overview():
-        if row.state not in ("available", "later"):
+        if row.is_here:
             print(f"  {row.name:<23}{row.state}: {', '.join(row.stems)}")
 
 

@@ -45,8 +45,6 @@ def list_models(
     for line in table:
         _say(line)
     _say("\nSDR: mean over the stems on MUSDB18's test set in dB, as published; 'unbraid models info NAME' says where.")
-    if any("later" in row.state for row in rows):
-        _say("later: can be fetched and converted, but this version does not run its family of networks yet.")
 
 
 def _table(rows: Sequence[Row], stems: Callable[[Sequence[str]], str]) -> list[str]:

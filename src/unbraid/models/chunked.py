@@ -64,8 +64,10 @@ class ChunkedTransform:
             raise UsageError("the Wiener filter over a whole track is an option of Spleeter models")
         segment = self.chosen_segment
         if segment_s is not None:
-            if not 0 < segment_s <= _LONGEST_S:
-                raise UsageError(f"segment must be in (0, {_LONGEST_S:g}] seconds for this model, got {segment_s}")
+            if not 0 < segment_s <= self.longest_segment_s:
+                raise UsageError(
+                    f"segment must be in (0, {self.longest_segment_s:g}] seconds for this model, got {segment_s}"
+                )
             segment = max(1, int(self.sample_rate * segment_s))
         return replace(self, overlap=self.overlap if overlap is None else overlap, chosen_segment=segment)
 
@@ -91,6 +93,11 @@ class ChunkedTransform:
         """Length of a chunk in samples where nobody chose one."""
         segment: int = self.config.segment_samples
         return segment
+
+    @property
+    def longest_segment_s(self) -> float:
+        """The longest chunk that a user may choose."""
+        return _LONGEST_S
 
     @property
     def stride(self) -> int:

@@ -12,12 +12,9 @@ from unbraid.datatypes import Network
 from unbraid.errors import ModelError
 from unbraid.models.transform import Transform
 
-__all__ = ["FAMILIES", "RUNNABLE", "Family", "State", "family"]
+__all__ = ["FAMILIES", "Family", "State", "family"]
 
 State = Callable[[], Mapping[str, NDArray[Any]]]
-
-# Those that this version can separate with.
-RUNNABLE = frozenset({"spleeter", "demucs", "hdemucs", "htdemucs", "openunmix"})
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,10 @@ def _htdemucs() -> Family:
     from unbraid.models.htdemucs.config import HTDemucsConfig
     from unbraid.models.htdemucs.state import parameter_shapes
 
-    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes, HybridTransform, graph.network)
+    def network(one: HTDemucsConfig, n_samples: int, state: State, fingerprint: str) -> Network:
+        return graph.network(one, HybridTransform(one).network_samples(n_samples), state, fingerprint)
+
+    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes, HybridTransform, network)
 
 
 def _openunmix() -> Family:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from unbraid.models.families import RUNNABLE
 from unbraid.weights.catalog import CatalogFile, Entry, Score, catalog
 
 __all__ = ["card", "index", "page_name", "write_cards"]
@@ -43,7 +42,7 @@ def card(entry: Entry) -> str:
 
 def index() -> str:
     """List all models, with links to their cards."""
-    titles = ("model", "stems", "download", "licence of the weights", "SDR", "runs in this version")
+    titles = ("model", "stems", "download", "licence of the weights", "SDR")
     rows = [
         (
             f"[{entry.name}]({page_name(entry)})",
@@ -51,7 +50,6 @@ def index() -> str:
             _megabytes(entry),
             entry.licence,
             "" if entry.musdb_sdr is None else f"{entry.musdb_sdr:.2f}",
-            "yes" if _runs(entry) else "not yet",
         )
         for entry in catalog().values()
     ]
@@ -73,11 +71,10 @@ def write_cards(folder: Path) -> None:
 
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:
-    later = "" if _runs(entry) else "; this version does not run them yet"
     rows = [
         ("stems", ", ".join(entry.stems)),
         ("works on", f"{entry.sample_rate / 1000:g} kHz"),
-        ("networks", ", ".join(sorted(entry.families)) + later),
+        ("networks", ", ".join(sorted(entry.families))),
         ("download", _megabytes(entry)),
         ("licence of the weights", f"[{entry.licence}]({entry.licence_url}). {entry.licence_note}"),
         ("trained on", entry.training_data),
@@ -93,8 +90,6 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
 
 def _usage(entry: Entry) -> str:
     fetch = f"unbraid models fetch {entry.name}"
-    if not _runs(entry):
-        return f"```\n{fetch}\n```\n\nIt is fetched, checked and converted, and waits for a version that runs it."
     separate = f"unbraid separate -m {entry.name} song.mp3"
     return f"```\n{fetch}\n{separate}\n```\n\nThe first command is optional: the second fetches what it needs."
 
@@ -149,10 +144,6 @@ def _megabytes(entry: Entry) -> str:
     if entry.size is None:
         return "unknown"
     return f"{'' if entry.size_is_exact else 'about '}{entry.size / 1e6:,.0f} MB"
-
-
-def _runs(entry: Entry) -> bool:
-    return entry.families <= RUNNABLE
 
 
 def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -18,15 +18,11 @@ from numpy.typing import NDArray
 
 from unbraid.datatypes import Network
 from unbraid.errors import ModelError, UnbraidError, UsageError
-from unbraid.models.families import RUNNABLE
 from unbraid.models.filled_graph import filled_graph
-from unbraid.weights.catalog import catalog
 from unbraid.weights.fetch import FetchProgress
-from unbraid.weights.folder import check_weights, installed_models
-from unbraid.weights.model_file import DESCRIPTION, ModelFile, NetworkPart, network_data, read_model_file
-from unbraid.weights.overview import folder_of
+from unbraid.weights.model_file import ModelFile, network_data
 from unbraid.weights.store import load_model
-from unbraid.weights.tensors import read_tensors, write_tensors
+from unbraid.weights.tensors import write_tensors
 
 __all__ = ["EXPORT_FORMATS", "export_model"]
 
@@ -43,12 +39,12 @@ class _Source:
 
     about : metadata, still as numbers, texts and lists
     state : reads its weights
-    network : makes its network; None where this version has no graph of its family
+    networks : makes each of its networks, by name; one alone has none
     """
 
     about: Mapping[str, Any]
     state: Callable[[], Mapping[str, NDArray[Any]]]
-    network: Callable[[], Network] | None = None
+    networks: Mapping[str, Callable[[], Network]]
 
 
 def export_model(
@@ -67,10 +63,19 @@ def export_model(
     | "openvino"    | NAME.xml, NAME.bin     | the same for OpenVINO                                             |
     | "safetensors" | NAME.safetensors       | the weights alone, of the type in which the model has them        |
 
-    A graph takes magnitudes [shape=(1, channel, n_frames, n_bins), float32] and gives those of the network's stems
-    [shape=(1, stem, channel, n_frames, n_bins), float32]; what is around it (STFT, masks) is not part of it. Metadata
-    in each says what that needs: stems, sample_rate, n_fft, hop and the like, the licence, lists and objects as JSON;
-    for a model that adds stems up, "groups" holds the network's stems in each of its results.
+    A model of several networks has a graph of each: NAME-NETWORK.onnx. What is around a network (STFT, masks, segments,
+    the weights in a bag) is not part of its graph, which takes and gives, as float32:
+
+    | family            | inputs                                                             | outputs               |
+    |-------------------|--------------------------------------------------------------------|-----------------------|
+    | spleeter          | "magnitude" [shape=(1, channel, n_frames, n_bins)]                 | "stems", the same     |
+    | openunmix         | "magnitude" [shape=(1, channel, frame, n_fft / 2 + 1)]             | "stems", the same     |
+    | demucs            | "mix" [shape=(1, channel, time)]                                   | "stems"               |
+    | hdemucs, htdemucs | "spectrum" [shape=(1, 2 · channel, n_fft / 2, frame)], "mix"       | "spectra", "waves"    |
+
+    with an axis for the network's stems after the first in what it gives. The metadata in each file says the rest:
+    stems, sample_rate, the whole configuration in "networks", and the licence, lists and objects as JSON; for a model
+    that adds stems up, "groups" holds the network's stems in each of its results.
 
     name : as `load_model` takes it; a published model is fetched
     path : the first file's; its suffix is added where it is missing
@@ -82,7 +87,7 @@ def export_model(
     Raises
     ------
     UsageError : an unknown format, or a file is there already
-    ModelError : no such model, it has no graph, its weights are damaged, or a file cannot be written
+    ModelError : no such model, its weights are damaged, or a file cannot be written
     """
     if format not in _FORMATS:
         near = difflib.get_close_matches(format, EXPORT_FORMATS, n=1, cutoff=0)[0]
@@ -93,7 +98,7 @@ def export_model(
         target = target.with_name(target.name + suffixes[0])
     if not overwrite:
         _check_absent(target.with_suffix(suffix) for suffix in suffixes)
-    source = _source(name, on_progress, graph=format != "safetensors")
+    source = _source(name, on_progress)
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in source.about.items()}
     with _translated(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,8 @@ def export_model(
             if not overwrite:
                 _check_absent(finals)
             if len(finals) > 1:  # a new companion must never lie beside an old first file
-                target.unlink(missing_ok=True)
+                for final in finals:
+                    final.unlink(missing_ok=True)
             for file, final in reversed(list(zip(written, finals, strict=True))):
                 os.replace(file, final)
     return finals
@@ -132,10 +138,17 @@ def _translated(target: Path) -> Iterator[None]:
 
 
 def _write_onnx(source: _Source, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
+    return tuple(
+        file
+        for name, network in source.networks.items()
+        for file in _write_one_onnx(network(), _of_network(path, name), metadata)
+    )
+
+
+def _write_one_onnx(network: Network, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
     import onnx
 
-    assert source.network is not None
-    graph = filled_graph(source.network())
+    graph = filled_graph(network)
     onnx.helper.set_model_props(graph, dict(metadata))
     too_large = sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > _LARGEST_PROTO
     data = path.with_name(f"{path.name}.data")
@@ -146,12 +159,21 @@ def _write_onnx(source: _Source, path: Path, metadata: Mapping[str, str]) -> tup
 def _write_openvino(source: _Source, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
     import openvino
 
-    graph, *_ = _write_onnx(source, path.with_suffix(".onnx"), {})
-    network = openvino.Core().read_model(graph)
-    for key, value in metadata.items():
-        network.set_rt_info(value, ["unbraid", key])
-    openvino.save_model(network, path, compress_to_fp16=False)
-    return path, path.with_suffix(".bin")
+    written: list[Path] = []
+    for name, network in source.networks.items():
+        file = _of_network(path, name)
+        graph, *_ = _write_one_onnx(network(), file.with_suffix(".onnx"), {})
+        model = openvino.Core().read_model(graph)
+        for key, value in metadata.items():
+            model.set_rt_info(value, ["unbraid", key])
+        openvino.save_model(model, file, compress_to_fp16=False)
+        written += [file, file.with_suffix(".bin")]
+    return tuple(written)
+
+
+def _of_network(path: Path, name: str) -> Path:
+    """The file of one of several networks."""
+    return path.with_name(f"{path.stem}-{name}{path.suffix}") if name else path
 
 
 def _write_safetensors(source: _Source, path: Path, metadata: Mapping[str, str]) -> tuple[Path, ...]:
@@ -159,53 +181,21 @@ def _write_safetensors(source: _Source, path: Path, metadata: Mapping[str, str])
     return (path,)
 
 
-def _source(name: str, on_progress: Callable[[FetchProgress], None] | None, *, graph: bool) -> _Source:
-    later = _families(name) - RUNNABLE
-    if not later:
-        return _running(name, on_progress)
-    if graph:
-        raise ModelError(
-            f"cannot export '{name}' as a graph: this version has none of {', '.join(sorted(later))}; "
-            "the format safetensors works"
-        )
-    if name in catalog():
-        from unbraid.weights.install import install  # with every converter
-
-        install(catalog()[name], on_progress=on_progress)
-    return _stored(name)
-
-
-def _families(name: str) -> frozenset[str]:
-    """The families of a model's networks, as far as that can be told without fetching it."""
-    if name in catalog():
-        return catalog()[name].families
-    if (Path(name) / DESCRIPTION).is_file() or name in installed_models():
-        return frozenset(part.family for part in read_model_file(folder_of(name)).networks)
-    return frozenset()
-
-
-def _running(name: str, on_progress: Callable[[FetchProgress], None] | None) -> _Source:
-    """A model that this version can run."""
+def _source(name: str, on_progress: Callable[[FetchProgress], None] | None) -> _Source:
     model = load_model(name, on_progress=on_progress)
     config = model.transform.config
-    about = _about(name, config.stems, model.described)
-    if model.stems != tuple((stem, (i,)) for i, stem in enumerate(config.stems)):
+    about = _about(name, model.transform.stems, model.described)
+    if model.stems != tuple((stem, (i,)) for i, stem in enumerate(model.transform.stems)):
         about["groups"] = dict(model.stems)
-    about |= {number: getattr(config, number) for number in _NUMBERS}
-    about["networks"] = [network_data(NetworkPart("spleeter", config))]
-    (part,) = model.parts
-    return _Source(about, lambda: part.whole().weights(), part.whole)
+    about |= {number: getattr(config, number) for number in _NUMBERS if hasattr(config, number)}
+    about["networks"] = [network_data(part.described) for part in model.parts]
+    if model.described is not None and model.described.segment_s is not None:
+        about["segment_s"] = model.described.segment_s
 
+    def state() -> dict[str, NDArray[Any]]:
+        return {part.described.prefix + tensor: value for part in model.parts for tensor, value in part.state().items()}
 
-def _stored(name: str) -> _Source:
-    """A model that this version can keep, but not run."""
-    folder = folder_of(name)
-    model = read_model_file(folder)
-    about = _about(name, model.stems, model)
-    about |= {"sample_rate": model.sample_rate, "networks": [network_data(part) for part in model.networks]}
-    if model.segment_s is not None:
-        about["segment_s"] = model.segment_s
-    return _Source(about, lambda: read_tensors(check_weights(folder, model)))
+    return _Source(about, state, {part.described.name: part.whole for part in model.parts})
 
 
 def _about(name: str, stems: Sequence[str], described: ModelFile | None) -> dict[str, Any]:

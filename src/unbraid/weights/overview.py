@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unbraid.errors import ModelError
-from unbraid.models.families import RUNNABLE
 from unbraid.weights.card import card
 from unbraid.weights.catalog import Entry, catalog
 from unbraid.weights.folder import CARD, check_weights, installed_folder, installed_models
@@ -21,8 +20,7 @@ __all__ = ["Row", "card_of", "folder_of", "overview"]
 class Row:
     """A model in one line.
 
-    state : "built in", "installed", "available" (to be fetched), "later" (to be fetched, but its family does not run
-        yet), "installed, later" or "damaged"
+    state : "built in", "installed", "available" (to be fetched) or "damaged"
     size : in bytes, of the weights on this machine, else of the download; None where nobody says
     sdr : published mean over the stems on MUSDB18's test set, in dB
     """
@@ -37,7 +35,7 @@ class Row:
     @property
     def is_here(self) -> bool:
         """Whether it is on this machine, sound or not."""
-        return self.state not in ("available", "later")
+        return self.state != "available"
 
 
 def overview() -> list[Row]:
@@ -79,8 +77,7 @@ def card_of(name: str) -> str:
 
 
 def _row_of_entry(entry: Entry) -> Row:
-    state = "available" if entry.families <= RUNNABLE else "later"
-    row = Row(entry.name, state, entry.size, entry.musdb_sdr, entry.stems, entry.licence)
+    row = Row(entry.name, "available", entry.size, entry.musdb_sdr, entry.stems, entry.licence)
     folder = installed_folder(entry.variant_of or entry.name)
     if not (folder / DESCRIPTION).is_file():
         return row
@@ -95,5 +92,4 @@ def _row_of_folder(name: str, folder: Path, state: str) -> Row:
     except ModelError:
         return Row(name, "damaged", None, None, (), "")
     stems = ("vocals", "accompaniment") if name == "unbraid:2stems" else model.stems
-    runs = {part.family for part in model.networks} <= RUNNABLE
-    return Row(name, state if runs else f"{state}, later", model.weights_size, None, stems, model.licence)
+    return Row(name, state, model.weights_size, None, stems, model.licence)

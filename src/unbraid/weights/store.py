@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from unbraid.datatypes import Network
 from unbraid.errors import ModelError
-from unbraid.models.families import RUNNABLE, State, family
+from unbraid.models.families import State, family
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.transform import SpleeterTransform
 from unbraid.models.transform import Transform
@@ -48,14 +48,21 @@ OnProgress = Callable[[FetchProgress], None]
 class Part:
     """One network of a model.
 
+    described : what it is
     transform : the arithmetic around it
+    state : reads its tensors, as they are stored
     network : itself, for windows of so many samples and a transform that a user's choices may have changed
-    stem_weights : how much its results count, by stem
     """
 
+    described: NetworkPart
     transform: Transform
+    state: State
     network: Callable[[Transform, int], Network]
-    stem_weights: tuple[float, ...]
+
+    @property
+    def stem_weights(self) -> tuple[float, ...]:
+        """How much its results count, by stem."""
+        return self.described.stem_weights or (1.0,) * len(self.transform.stems)
 
     def whole(self) -> Network:
         """The network for whole chunks, as it is without a user's choices."""
@@ -137,7 +144,6 @@ def _folder(name: str, folder: Path) -> Model:
         )
     described = read_model_file(folder)
     weights = check_weights(folder, described)
-    _check_runs(name, {part.family for part in described.networks})
     parts = tuple(_described_part(part, weights, described) for part in described.networks)
     return Model(name, parts, _own_stems(parts[0].transform.stems), described)
 
@@ -151,26 +157,14 @@ def _described_part(part: NetworkPart, weights: Path, described: ModelFile) -> P
             name.removeprefix(part.prefix): value for name, value in tensors.items() if name.startswith(part.prefix)
         }
 
-    made = _part(part.family, part.config, [weights], state, part.prefix, allows_bf16=described.allows_bf16)
-    transform = made.transform
-    if described.segment_s is not None:
-        transform = transform.with_options(segment_s=described.segment_s)
-    weighted = part.stem_weights or made.stem_weights
-    return replace(made, transform=transform, stem_weights=weighted)
-
-
-def _check_runs(name: str, families: Iterable[str]) -> None:
-    later = sorted(set(families) - RUNNABLE)
-    if later:
-        raise ModelError(
-            f"cannot separate with '{name}': this version of Unbraid does not run the networks of {later[0]} yet; "
-            "'unbraid models list' shows which models it runs"
-        )
+    made = _part(part, [weights], state, allows_bf16=described.allows_bf16)
+    if described.segment_s is None:
+        return made
+    return replace(made, transform=made.transform.with_options(segment_s=described.segment_s))
 
 
 def _published(name: str, entry: Entry, on_progress: OnProgress | None) -> Model:
     """A model of the catalogue, from where it is on this machine, else from where it is published."""
-    _check_runs(name, entry.families)
     base = catalog()[entry.variant_of or name]
     installed = (installed_folder(base.name) / DESCRIPTION).is_file()
     # Spleeter keeps its own in $MODEL_PATH, else in a folder of the working directory.
@@ -187,8 +181,9 @@ def _published(name: str, entry: Entry, on_progress: OnProgress | None) -> Model
     if not entry.variant_of:
         return model
     (part,) = model.parts
-    config = SpleeterConfig.from_json(entry.config)
-    return replace(model, parts=(replace(part, transform=SpleeterTransform(config)),))
+    described = replace(part.described, config=SpleeterConfig.from_json(entry.config))
+    part = replace(part, described=described, transform=SpleeterTransform(described.config))
+    return replace(model, parts=(part,))
 
 
 def _spleeter_json(name: str, path: Path) -> Model:
@@ -212,22 +207,19 @@ def _checkpoint(name: str, config: SpleeterConfig, folder: Path) -> Model:
 
     prefix = latest_checkpoint(folder)
     files = sorted(folder.glob(f"{prefix.name}.index")) + sorted(folder.glob(f"{prefix.name}.data-*"))
-    part = _part("spleeter", config, files, lambda: spleeter_state(read_checkpoint(prefix), config.stems))
+    part = _part(NetworkPart("spleeter", config), files, lambda: spleeter_state(read_checkpoint(prefix), config.stems))
     return Model(name, (part,), _own_stems(config.stems))
 
 
-def _part(
-    name: str, config: Any, files: Sequence[Path], state: State, prefix: str = "", *, allows_bf16: bool = False
-) -> Part:
-    """A network of the family of that name."""
-    chosen = family(name)
+def _part(part: NetworkPart, files: Sequence[Path], state: State, *, allows_bf16: bool = False) -> Part:
+    """A network that can be run, whose tensors `state` reads from these files."""
+    chosen = family(part.family)
 
     def network(transform: Transform, n_samples: int) -> Network:
-        fingerprint = _fingerprint(chosen.write(transform.config), n_samples, files, prefix)
+        fingerprint = _fingerprint(chosen.write(transform.config), n_samples, files, part.prefix)
         return replace(chosen.network(transform.config, n_samples, state, fingerprint), allows_bf16=allows_bf16)
 
-    transform = chosen.transform(config)
-    return Part(transform, network, (1.0,) * len(transform.stems))
+    return Part(part, chosen.transform(part.config), state, network)
 
 
 def _own_stems(stems: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -13,7 +13,6 @@ from unbraid.audio.resample import resample
 from unbraid.compat.demucs import Separator, list_models, save_audio
 from unbraid.datatypes import FloatArray
 from unbraid.errors import AudioError, ModelError, UsageError
-from unbraid.models.families import RUNNABLE
 
 torch = pytest.importorskip("torch")
 
@@ -336,7 +335,6 @@ def test_models_are_listed_by_how_many_networks_they_have(home: Path) -> None:
         list_models(Path("models"))
 
 
-@pytest.mark.skipif("htdemucs" not in RUNNABLE, reason="this version does not run HT Demucs yet")
 def test_demucss_own_default_is_fetched_or_refused_where_nothing_may_be(home: Path) -> None:
     with pytest.raises(ModelError, match="UNBRAID_OFFLINE"):
         Separator()

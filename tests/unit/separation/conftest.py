@@ -4,6 +4,7 @@ from fake_model import STEMS, BinShares
 from unbraid.datatypes import Network
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.transform import SpleeterTransform
+from unbraid.weights.model_file import NetworkPart
 from unbraid.weights.store import Model, Part
 
 
@@ -15,7 +16,7 @@ def engine() -> BinShares:
 @pytest.fixture
 def model() -> Model:
     config = SpleeterConfig(stems=STEMS, n_frames=64, n_bins=1024)
-    part = Part(SpleeterTransform(config), no_network, (1.0,) * len(STEMS))
+    part = Part(NetworkPart("spleeter", config), SpleeterTransform(config), dict, no_network)
     return Model("test", (part,), tuple((stem, (i,)) for i, stem in enumerate(STEMS)))
 
 

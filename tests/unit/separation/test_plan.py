@@ -64,7 +64,9 @@ def test_impossible_options_are_refused_in_one_line(model, options: dict, messag
 
 
 def bag(model: Model, *stem_weights: tuple[float, ...]) -> Model:
-    return replace(model, parts=tuple(replace(model.parts[0], stem_weights=weights) for weights in stem_weights))
+    (part,) = model.parts
+    described = [replace(part.described, stem_weights=weights) for weights in stem_weights]
+    return replace(model, parts=tuple(replace(part, described=one) for one in described))
 
 
 def test_members_are_averaged_by_their_weights(model) -> None:

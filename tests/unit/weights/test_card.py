@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from unbraid.models.families import RUNNABLE
 from unbraid.weights.card import card, index, page_name, write_cards
 from unbraid.weights.catalog import Entry, catalog, find
 
@@ -33,19 +32,7 @@ def test_a_card_tells_all_that_the_catalogue_knows(entry: Entry):
         facts += [score.dataset, score.metric, score.source, *(f"{value:.2f}" for value in score.values.values())]
     assert [fact for fact in facts if fact not in text] == []
     assert f"unbraid models fetch {entry.name}" in text
-
-
-@pytest.mark.parametrize("entry", ENTRIES)
-def test_only_what_runs_is_offered_for_separation(entry: Entry):
-    runs = entry.families <= RUNNABLE
-    assert (f"unbraid separate -m {entry.name} " in card(entry)) == runs
-    assert ("does not run them yet" in card(entry)) == (not runs)
-
-
-def test_a_bag_with_one_family_that_does_not_run_does_not_run(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("unbraid.weights.card.RUNNABLE", frozenset({"spleeter", "hdemucs"}))
-    assert "unbraid separate -m hdemucs_mmi " in card(find("hdemucs_mmi"))
-    assert "does not run them yet" in card(find("mdx"))
+    assert f"unbraid separate -m {entry.name} " in text
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -69,7 +56,7 @@ def test_the_index_links_every_card():
         assert f"[{entry.name}]({page_name(entry)})" in text
     assert all(f"({name})" in text for name in WRITTEN_BY_HAND)
     row = next(line for line in text.splitlines() if line.startswith("| [htdemucs]"))
-    assert row == "| [htdemucs](htdemucs.md) | drums, bass, other, vocals | 84 MB | research only | 8.80 | not yet |"
+    assert row == "| [htdemucs](htdemucs.md) | drums, bass, other, vocals | 84 MB | research only | 8.80 |"
 
 
 def test_page_names_are_file_names_everywhere():

@@ -1,7 +1,6 @@
 """Exported models: run by the programs they are for, and compared with the torch module."""
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from hybrid_networks import UNET
 from unbraid.datatypes import FloatArray
 from unbraid.errors import ModelError, UsageError
+from unbraid.models.hdemucs.config import HDemucsConfig
 from unbraid.models.openunmix.config import OpenUnmixConfig, TargetConfig
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.models.spleeter.graph import parameter_shapes
@@ -45,12 +46,14 @@ def write_spleeter(folder: Path, network: str = "unet.unet", n_stems: int = 2, d
     return str(folder)
 
 
-def write_openunmix(folder: Path) -> str:
-    """A model of a family that is kept, but not run."""
-    config = OpenUnmixConfig(("a", "b"), (TargetConfig(hidden_size=4, max_bin=9),) * 2, n_fft=16, hop=4)
-    model = ModelFile("later", config.stems, 44100, (NetworkPart("openunmix", config),), 0, "", licence="CC0")
+def write_bag(folder: Path) -> str:
+    """Networks of two families, one of which has tensors that it does not need to run."""
+    unmix = OpenUnmixConfig(("a", "b"), (TargetConfig(hidden_size=4, max_bin=9),) * 2, n_fft=16, hop=4)
+    hybrid = HDemucsConfig(("a", "b"), **UNET, depth=4, segment_samples=1000)
+    parts = (NetworkPart("openunmix", unmix, "one", (1, 0)), NetworkPart("hdemucs", hybrid, "two", (1, 2)))
+    model = ModelFile("bag", unmix.stems, 44100, parts, 0, "", licence="CC0")
     rng = np.random.default_rng(4)
-    write_model(folder, model, {n: rng.normal(size=s).astype("f4") for n, s in model.tensor_shapes().items()})
+    write_model(folder, model, {n: rng.uniform(0.1, 0.3, s).astype("f4") for n, s in model.tensor_shapes().items()})
     return str(folder)
 
 
@@ -62,7 +65,7 @@ def models(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
         "sigmoid": write_spleeter(folder / "sigmoid"),
         "softmax": write_spleeter(folder / "softmax", "unet.softmax_unet", 3),
         "float16": write_spleeter(folder / "float16", dtype=np.float16),
-        "later": write_openunmix(folder / "later"),
+        "bag": write_bag(folder / "bag"),
     }
 
 
@@ -276,32 +279,43 @@ def test_a_missing_program_is_one_clear_line(tiny: str, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-@pytest.mark.parametrize("published", [True, False])
-def test_a_family_without_a_graph_is_neither_exported_nor_fetched(
-    format: str, published: bool, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("UNBRAID_OFFLINE", "1")
-    name = "umxl" if published else models["later"]
-    with pytest.raises(
-        ModelError, match=rf"cannot export '{re.escape(name)}' as a graph: .* openunmix; .* safetensors works"
-    ):
-        export_model(name, tmp_path / "model", format=format)
-    assert list(tmp_path.iterdir()) == []
+def test_a_bag_has_a_graph_of_each_network(format: str, models: dict[str, str], tmp_path: Path) -> None:
+    paths = export_model(models["bag"], tmp_path / "model", format=format)
+    suffixes = {"onnx": [".onnx"], "openvino": [".xml", ".bin"]}[format]
+    assert paths == tuple(tmp_path / f"model-{name}{suffix}" for name in ("one", "two") for suffix in suffixes)
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    core, rng = openvino.Core(), np.random.default_rng(9)
+    for part, path in zip(load_model(models["bag"]).parts, paths[:: len(suffixes)], strict=True):
+        network = part.whole()
+        inputs = [rng.uniform(0, 1, shape).astype(np.float32) for shape in network.input_shapes]
+        compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        with torch.inference_mode():
+            outputs = network.module()(*map(torch.from_numpy, inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        for found, reference in zip(compiled(inputs).values(), outputs, strict=True):
+            assert relative_error(found, reference.numpy()) <= TOLERANCE
+        networks = json.loads(METADATA[format](path)["networks"])
+        assert [(one["family"], one["stem_weights"]) for one in networks] == [
+            ("openunmix", [1, 0]),
+            ("hdemucs", [1, 2]),
+        ]
+    with pytest.raises(UsageError, match=f"model-one{suffixes[0]}': already there"):
+        export_model(models["bag"], tmp_path / "model", format=format)
 
 
-def test_a_family_without_a_graph_has_its_weights(models: dict[str, str], tmp_path: Path) -> None:
-    (path,) = export_model(models["later"], tmp_path / "model", format="safetensors")
+def test_a_bag_has_all_its_weights_in_one_file(models: dict[str, str], tmp_path: Path) -> None:
+    (path,) = export_model(models["bag"], tmp_path / "model", format="safetensors")
     metadata = safetensors_metadata(path)
     assert {key: metadata[key] for key in ("name", "licence", "sample_rate", "stems")} == {
-        "name": "later",
+        "name": "bag",
         "licence": "CC0",
         "sample_rate": "44100",
         "stems": '["a", "b"]',
     }
-    (network,) = json.loads(metadata["networks"])
+    network, _ = json.loads(metadata["networks"])
     config = OpenUnmixConfig.from_plain(network["config"])
-    assert (network["family"], config.targets[0].hidden_size) == ("openunmix", 4)
-    with safe_open(path, "np") as file, safe_open(Path(models["later"]) / WEIGHTS, "np") as original:
+    assert (network["family"], network["name"], config.targets[0].hidden_size) == ("openunmix", "one", 4)
+    with safe_open(path, "np") as file, safe_open(Path(models["bag"]) / WEIGHTS, "np") as original:
         assert set(file.keys()) == set(original.keys())
         for name in file.keys():  # noqa: SIM118 -- not a mapping
             assert file.get_tensor(name).tobytes() == original.get_tensor(name).tobytes()

@@ -80,5 +80,6 @@ def _kernels(old: int, new: int) -> NDArray[np.float64]:
     reach = math.ceil(N_ZEROS * old / ROLLOFF)
     taps = np.arange(-reach, reach + old) / old
     t = np.clip((taps - np.arange(new)[:, None] / new) * ROLLOFF, -N_ZEROS, N_ZEROS)
-    kernels = np.sinc(t) * np.cos(t * np.pi / (2 * N_ZEROS)) ** 2
-    return kernels / kernels.sum(axis=1, keepdims=True)
+    kernels: NDArray[np.float64] = np.sinc(t) * np.cos(t * np.pi / (2 * N_ZEROS)) ** 2
+    kernels /= kernels.sum(axis=1, keepdims=True)
+    return kernels

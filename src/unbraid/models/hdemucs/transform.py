@@ -12,17 +12,16 @@ one inverse transform for each result.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unbraid.datatypes import ComplexArray, FloatArray
-from unbraid.dsp.segments import crossfade_weights
 from unbraid.dsp.stft import frames_to_samples, istft, pad, squares_covering, stft
 from unbraid.dsp.wiener_em import wiener_excerpt
-from unbraid.errors import UsageError
+from unbraid.models.chunked import ChunkedTransform
 from unbraid.models.hdemucs.config import HDemucsConfig
 from unbraid.models.htdemucs.config import HTDemucsConfig
 from unbraid.models.transform import Mix
@@ -35,75 +34,15 @@ Scalar = TypeVar("Scalar", np.float32, np.complex64)
 _CHUNK_FRAMES = 32
 # Frames that EM takes together, in Hybrid Demucs.
 _WIENER_FRAMES = 300
-_LONGEST_S = 600.0
 # Added to magnitudes that phases are divided by, in Hybrid Demucs.
 _SILENCE = 1e-8
 
 
 @dataclass(frozen=True)
-class HybridTransform:
-    """The arithmetic around the network of both families.
-
-    config : of the network
-    overlap : share of a chunk that the next one covers again
-    transition_power : 1 fades chunks linearly into each other; higher powers fade faster, about the same place
-    chosen_segment : samples of a chunk; None for the network's own
-
-    Raises
-    ------
-    UsageError : a value outside its range
-    """
+class HybridTransform(ChunkedTransform):
+    """The arithmetic around the network of both families: its fields are those of `ChunkedTransform`."""
 
     config: HDemucsConfig | HTDemucsConfig
-    overlap: float = 0.25
-    transition_power: float = 1.0
-    chosen_segment: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.overlap < 1:
-            raise UsageError(f"overlap must be in [0, 1), got {self.overlap}")
-        if not 1 <= self.transition_power <= 100:
-            raise UsageError(f"transition power must be in [1, 100], got {self.transition_power}")
-
-    def with_options(
-        self,
-        *,
-        overlap: float | None = None,
-        segment_s: float | None = None,
-        high_band: str | None = None,
-        wiener: bool = False,
-    ) -> HybridTransform:
-        """The same with a user's choices; None keeps the model's own.
-
-        overlap : in [0, 1)
-        segment_s : length of a chunk in seconds, of an HT Demucs network at most what it was trained with
-        high_band : of no meaning here, as these networks leave out nothing but the Nyquist bin
-        wiener : these networks have no such option
-
-        Raises
-        ------
-        UsageError : a value outside its range
-        """
-        if wiener:
-            raise UsageError("the Wiener filter is an option of Spleeter models, and this is a Demucs model")
-        segment = self.chosen_segment
-        if segment_s is not None:
-            is_limited = isinstance(self.config, HTDemucsConfig)
-            longest_s = self.config.segment_samples / self.sample_rate if is_limited else _LONGEST_S
-            if not 0 < segment_s <= longest_s:
-                raise UsageError(f"segment must be in (0, {longest_s:g}] seconds for this model, got {segment_s}")
-            segment = max(1, int(self.sample_rate * segment_s))
-        return replace(self, overlap=self.overlap if overlap is None else overlap, chosen_segment=segment)
-
-    @property
-    def stems(self) -> tuple[str, ...]:
-        """Names of the stems, in the order of the network's outputs."""
-        return self.config.stems
-
-    @property
-    def sample_rate(self) -> int:
-        """In Hz."""
-        return self.config.sample_rate
 
     @property
     def n_channels(self) -> int:
@@ -111,34 +50,16 @@ class HybridTransform:
         return self.config.n_channels
 
     @property
-    def segment(self) -> int:
-        """Length of a chunk in samples."""
-        return self.chosen_segment or self.config.segment_samples
-
-    @property
-    def stride(self) -> int:
-        """Samples from the start of a chunk to the start of the next."""
-        return max(1, int((1 - self.overlap) * self.segment))
-
-    @property
-    def lead(self) -> int:
-        """Zeros before the track, in samples."""
-        return 0
+    def longest_segment_s(self) -> float:
+        """The longest chunk that a user may choose: what an HT Demucs network was trained with."""
+        if isinstance(self.config, HTDemucsConfig):
+            return self.config.segment_samples / self.sample_rate
+        return super().longest_segment_s
 
     @property
     def normalises(self) -> bool:
         """Whether the track is brought to zero mean and unit deviation first."""
         return True
-
-    @property
-    def sums_to_mix(self) -> bool:
-        """Whether the stems add up to the mix by themselves."""
-        return False
-
-    @property
-    def wiener(self) -> bool:
-        """Whether a Wiener filter over the whole track refines the stems."""
-        return False
 
     def window(self, n: int) -> tuple[int, int]:
         """For a chunk of `n` samples: samples of the track before it that the network sees too, and in all."""
@@ -231,7 +152,7 @@ class HybridTransform:
             for result, parts in zip(results, mixes, strict=True):
                 if (wave := mixed(waves[0, :, :, before : before + n], parts)) is not None:
                     result += wave
-        results *= crossfade_weights(self.segment, self.stride, index, power=self.transition_power)[:n]
+        results *= self.fade(n, index)
         return results
 
     def _filled(self, window: FloatArray) -> FloatArray:

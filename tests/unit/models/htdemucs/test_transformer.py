@@ -247,6 +247,15 @@ def test_dropout_in_training_only(options: dict[str, Any]) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(run(module, *inputs), run(module, *inputs), strict=True))
 
 
+def test_dropout_after_sparse_attention() -> None:
+    config = TransformerConfig(n_layers=1, dropout=0.5, sparse_self_attn=True, layer_scale=False, **GLOBAL)
+    attention = shaken(CrossTransformer(config, WIDTH)).layers[0].self_attn
+    x = torch.randn(1, 400, WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert torch.count_nonzero(attention(x, x) == 0) == 0
+    torch.manual_seed(0)
+    assert float((attention.train()(x, x) == 0).double().mean()) == pytest.approx(0.5, abs=0.03)
+
+
 def test_attention_begins_as_in_torch() -> None:
     torch.manual_seed(3)
     expected = torch.nn.MultiheadAttention(WIDTH, 4).state_dict()
