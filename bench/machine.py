@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import Setting, run
+from bench.tables import BF16_FLAGS
 
 __all__ = ["has_bf16", "measure"]
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "bf16")
 _PACKAGES = ("unbraid", "numpy", "scipy", "openvino", "av", "soundfile", "soxr")
-_PEER_PACKAGES = ("spleeter", "tensorflow", "numpy", "norbert")
+_PEER_PACKAGES = {"spleeter": ("spleeter", "tensorflow", "numpy", "norbert"), "demucs": ("demucs", "torch", "numpy")}
 
 
 def _cpuinfo(key: str) -> str:
@@ -31,7 +32,7 @@ def _flags() -> tuple[str, ...]:
 
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16, so that our default precision is not float32."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(_flags()))
+    return bool(BF16_FLAGS & set(_flags()))
 
 
 def _versions(python: Path, packages: tuple[str, ...], *, cwd: Path) -> dict[str, str]:
@@ -48,10 +49,11 @@ def _versions(python: Path, packages: tuple[str, ...], *, cwd: Path) -> dict[str
 def measure(setting: Setting) -> dict[str, Any]:
     """Describe processor, memory, system and versions."""
     commit = run(["git", "-C", setting.repository, "rev-parse", "--short", "HEAD"]).output.strip()
+    changes = run(["git", "-C", setting.repository, "status", "--porcelain", "--", "src"]).output.strip()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "commit": commit,
+        "commit": commit + (" and changes" if changes else ""),
         "processor": _cpuinfo("model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "flags": [flag for flag in _FLAGS if flag in _flags()],
@@ -59,7 +61,11 @@ def measure(setting: Setting) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release().split('-')[0]}, {' '.join(platform.libc_ver())}",
         "load": round(os.getloadavg()[0], 2),
         "ours": _versions(setting.python, _PACKAGES, cwd=setting.results),
-        "theirs": _versions(setting.spleeter / "bin" / "python", _PEER_PACKAGES, cwd=setting.results)
-        if setting.spleeter
-        else {},
+        "theirs": _peer("spleeter", setting),
+        "demucs": _peer("demucs", setting),
     }
+
+
+def _peer(name: str, setting: Setting) -> dict[str, str]:
+    folder: Path | None = getattr(setting, name)
+    return {} if folder is None else _versions(folder / "bin" / "python", _PEER_PACKAGES[name], cwd=setting.results)

@@ -7,10 +7,10 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Setting", "Took", "folder_megabytes", "log", "median", "run"]
+__all__ = ["Setting", "Took", "folder_megabytes", "log", "median", "numbers", "run"]
 
 _PEAK_UNIT = 1 if os.uname().sysname == "Darwin" else 1024  # of ru_maxrss, in bytes
 
@@ -23,6 +23,7 @@ class Setting:
     results : folder for measurements, songs and environments
     python : interpreter of an environment that holds unbraid
     spleeter : folder of an environment that holds Spleeter 2.4.2, None to measure ours alone
+    demucs : folder of an environment that holds demucs 4.1.0, None to measure nothing of Demucs
     models : folder of Spleeter checkpoints of the official shapes, as peer_checkpoint.py writes them
     song : an mp3 file, looped to the lengths needed
     rounds : how often ours and theirs take turns
@@ -32,6 +33,7 @@ class Setting:
     results: Path
     python: Path
     spleeter: Path | None
+    demucs: Path | None
     models: Path
     song: Path
     rounds: int
@@ -82,6 +84,11 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, 
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode} from {' '.join(words)}\n{output[-4000:]}")
     return Took(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _PEAK_UNIT / 1e6, output)
+
+
+def numbers(took: Took) -> dict[str, float]:
+    """What is kept of a command."""
+    return {key: value for key, value in asdict(took).items() if key != "output"}
 
 
 def median(values: Iterable[float]) -> float:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from bench import report_demucs
 from bench.measure import median
+from bench.tables import BF16_FLAGS, Results, kept_sections, table
 
 __all__ = ["write_report"]
 
-Results = dict[str, Any]
 NAMES = {
     "theirs": "Spleeter 2.4.2",
     "cold": "Unbraid, first start (nothing cached)",
@@ -19,48 +21,54 @@ NAMES = {
 }
 
 
+TITLE = (
+    "# Performance\n\nWritten by `python -m bench`; do not edit by hand. Figures are medians, times are of the "
+    "wall clock, 1 MB is 10⁶ bytes.\n"
+)
+
+
 def write_report(results: Path, docs: Path, commands: list[str]) -> Path:
-    """Write the report from what was measured; a section without measurements says so."""
+    """Write the report from what was measured; of what was not, the section stays as it is."""
     found = {path.stem: json.loads(path.read_text()) for path in results.glob("*.json")}
-    parts = [
-        "# Performance\n\nWritten by `python -m bench`; do not edit by hand. Figures are medians, times are of the "
-        "wall clock, 1 MB is 10⁶ bytes.\n",
-        _machine(found.get("machine")),
-        _section("Whole command, beside Spleeter", found.get("separate"), _separate),
-        _section("Within a process", found.get("stages"), _in_process),
-        _section("Peak memory against duration", found.get("memory"), _memory),
-        _section("Where the time goes", found.get("stages"), _stages),
-        _section("Start-up", found.get("startup"), _startup),
-        _section("Install size", found.get("install"), _install),
-        _section("Wiener filter", found.get("wiener"), _wiener),
-        "## The commands\n\n```\n" + "\n".join(commands) + "\n```\n",
-    ]
     path = docs / "performance.md"
+    kept = kept_sections(path.read_text(encoding="utf-8") if path.exists() else TITLE)
+    header = _header(found.get("machine"), kept[""])
+    parts = [header, *_sections(found, kept, header), "## The commands\n\n```\n" + "\n".join(commands) + "\n```\n"]
     if "separate" in found:
         (docs / "performance.svg").write_text(_chart(found["separate"]), encoding="utf-8")
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
 
 
-def _section(title: str, found: Results | None, write: Any) -> str:
-    return f"## {title}\n\n{write(found) if found else 'Not measured.'}\n"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _machine(found: Results | None) -> str:
+def _header(found: Results | None, kept: str) -> str:
     if not found:
-        return ""
+        return kept.strip("\n") + "\n"
+    return TITLE + "\n" + _machine(found)
+
+
+def _sections(found: dict[str, Results], kept: dict[str, str], header: str) -> list[str]:
+    """All sections: from what was measured, else as they were, with the machine if it was another one."""
+    parts = []
+    for title, (step, write) in SECTIONS.items():
+        body = write(found[step]) if step in found else kept.get(title) or "Not measured."
+        if step not in found and title in kept and header.strip() != kept[""].strip():
+            body = _earlier(body, kept[""])
+        parts.append(f"## {title}\n\n{body.strip(chr(10))}\n\n")
+    return parts
+
+
+def _earlier(body: str, header: str) -> str:
+    """A section of another run, which says so unless it does already."""
+    rows = dict(re.findall(r"^\| (Date, commit|Processor) \| (.*) \|$", header, flags=re.MULTILINE))
+    if body == "Not measured." or re.search(r"^\*Measured ", body, flags=re.MULTILINE) or not rows:
+        return body
+    return f"{body}\n\n*Measured earlier: {'; '.join(rows.values())}.*"
+
+
+def _machine(found: Results) -> str:
     flags = ", ".join(found["flags"]) or "no AVX2"
-    bf16 = (
-        ""
-        if {"avx512_bf16", "amx_bf16"} & set(found["flags"])
-        else " (no bfloat16 instructions: everything is float32)"
-    )
-    return _table(
+    bf16 = "" if BF16_FLAGS & set(found["flags"]) else " (no bfloat16 instructions: everything is float32)"
+    return table(
         ["", ""],
         [
             ["Date, commit", f"{found['date']}, `{found['commit']}`"],
@@ -96,7 +104,7 @@ def _separate(found: Results) -> str:
                 ]
             )
     head = ["", "wall", "range", "processors", "peak memory", "faster", "less memory"]
-    text += _table(head, rows)
+    text += table(head, rows)
     if any("difference" in one for one in found["models"].values()):
         text += (
             "\nThe stems of the two programs, both as 16-bit WAV (ours with `--precision f32 --high-band model`), in "
@@ -107,14 +115,14 @@ def _separate(found: Results) -> str:
                 f"{model}: {stem}",
                 f"{one['rms_stem_steps']:.0f}",
                 f"{one['rms_steps']:.3f}",
-                f"{one['max_steps']}",
+                f"{one['max_steps']:.0f}",
                 f"{one['share_of_equal_samples'] * 100:.1f} %",
                 f"{one['n_ours'] - one['n_theirs']:+d}",
             ]
             for model, both in found["models"].items()
             for stem, one in both.get("difference", {}).items()
         ]
-        text += _table(["", "RMS of the stem", "RMS difference", "largest", "equal samples", "length"], rows)
+        text += table(["", "RMS of the stem", "RMS difference", "largest", "equal samples", "length"], rows)
     return text
 
 
@@ -133,7 +141,7 @@ def _in_process(found: Results) -> str:
         )
     head = ["", "mp3 to WAV files", "real time", "array to arrays", "real time"]
     song_s = next(iter(found.values()))["song_s"]
-    return f"One `Separator`, the {song_s:.0f} s song again and again.\n\n" + _table(head, rows)
+    return f"One `Separator`, the {song_s:.0f} s song again and again.\n\n" + table(head, rows)
 
 
 def _memory(found: Results) -> str:
@@ -144,7 +152,7 @@ def _memory(found: Results) -> str:
             speed = f"{int(seconds) / wall_s:.0f} ×"
             rows.append([f"{model}, {int(seconds)} s", f"{took['peak_mb']:.0f} MB", f"{wall_s:.1f} s", speed])
     text = "The whole command on songs of growing length, each once. Spleeter keeps the whole song in memory.\n\n"
-    return text + _table(["", "peak memory", "wall", "real time, start included"], rows)
+    return text + table(["", "peak memory", "wall", "real time, start included"], rows)
 
 
 def _stages(found: Results) -> str:
@@ -153,7 +161,7 @@ def _stages(found: Results) -> str:
         watched_s = one["watched_wall_s"]
         text += f"### {model}\n\nA new process, by phases:\n\n"
         rows = [[name, f"{wall:.3f}", f"{one['phases_cpu_s'][name]:.3f}"] for name, wall in one["phases_s"].items()]
-        text += _table(["", "seconds", "of processor time"], rows)
+        text += table(["", "seconds", "of processor time"], rows)
         text += (
             f"\nA warm separation from mp3 to WAV ({watched_s:.2f} s, {one['watched_cpu_s']:.2f} s of processor time, "
             f"{one['engine']}), seconds summed over all threads:\n\n"
@@ -169,13 +177,13 @@ def _stages(found: Results) -> str:
             ]
             for name, value in sorted(one["stages_s"].items(), key=lambda item: -item[1])
         ]
-        text += _table(["stage", "seconds", "share", "of processor time", "calls"], rows) + "\n"
+        text += table(["stage", "seconds", "share", "of processor time", "calls"], rows) + "\n"
     return text
 
 
 def _startup(found: Results) -> str:
     rows = [[f"`{name}`", f"{value:.0f} ms"] for name, value in found["ms"].items()]
-    text = f"Medians of {found['n_runs']} new processes.\n\n" + _table(["", "time"], rows)
+    text = f"Medians of {found['n_runs']} new processes.\n\n" + table(["", "time"], rows)
     slow = ", ".join(f"{name} {value:.0f}" for name, value in found["imports_of_help_ms"].items())
     return text + f"\nSlowest imports of `unbraid --help`, in ms, each with what it imports: {slow}.\n"
 
@@ -188,7 +196,7 @@ def _install(found: Results) -> str:
         ["download and build", f"{found['download_s']:.0f} s", ""],
         ["install", f"{found['install_s']:.0f} s", ""],
     ]
-    text = "The base install in a new environment.\n\n" + _table(["", "Unbraid", "Spleeter 2.4.2"], rows)
+    text = "The base install in a new environment.\n\n" + table(["", "Unbraid", "Spleeter 2.4.2"], rows)
     return text + f"\nLargest wheels, in MB: {largest}. Our own: {found['own_wheel_mb']:.1f} MB.\n"
 
 
@@ -232,3 +240,19 @@ def _chart(found: Results) -> str:
             lines.append(f'<rect x="{x}" y="{y}" width="{width}" height="18" rx="2" fill="{colour}"/>')
             lines.append(f'<text x="{x + width + 6}" y="{y + 14}">{text}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+# The steps that they are written from. Those beside Demucs say themselves what they were measured on.
+SECTIONS: dict[str, tuple[str, Callable[[Results], str]]] = {
+    "Whole command, beside Spleeter": ("separate", _separate),
+    "Whole command, beside Demucs": ("demucs", report_demucs.whole_command),
+    "Two stems of a bag": ("two-stems", report_demucs.two_stems),
+    "One core, beside the HT Demucs paper": ("rtf", report_demucs.one_core),
+    "Within a process": ("stages", _in_process),
+    "Peak memory against duration": ("memory", _memory),
+    "Peak memory against duration, HT Demucs": ("demucs-memory", report_demucs.memory),
+    "Where the time goes": ("stages", _stages),
+    "Start-up": ("startup", _startup),
+    "Install size": ("install", _install),
+    "Wiener filter": ("wiener", _wiener),
+}

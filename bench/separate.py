@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.machine import has_bf16
-from bench.measure import Setting, Took, log, median, run
+from bench.measure import Setting, Took, log, median, numbers, run
 
 __all__ = ["MODELS", "SONG_S", "make_checkpoints", "make_songs", "measure", "measure_memory"]
 
@@ -18,11 +18,11 @@ SONG_S = 210
 MEMORY_S = (30, SONG_S, 600, 3600)
 
 
-def make_songs(setting: Setting) -> dict[int, Path]:
+def make_songs(setting: Setting, lengths_s: Sequence[int] = MEMORY_S) -> dict[int, Path]:
     """Make the songs of all lengths, where they are not there yet."""
     folder = setting.results / "songs"
-    run([setting.python, "-m", "bench.songs", setting.song, folder, *map(str, MEMORY_S)], cwd=setting.repository)
-    return {seconds: folder / f"song_{seconds}s.mp3" for seconds in MEMORY_S}
+    run([setting.python, "-m", "bench.songs", setting.song, folder, *map(str, lengths_s)], cwd=setting.repository)
+    return {seconds: folder / f"song_{seconds}s.mp3" for seconds in lengths_s}
 
 
 def make_checkpoints(setting: Setting) -> None:
@@ -88,7 +88,7 @@ def _measure_model(setting: Setting, model: str, songs: dict[int, Path]) -> dict
         log(
             "  " + ", ".join(f"{kind} {took[-1].wall_s:.2f} s {took[-1].peak_mb:.0f} MB" for kind, took in runs.items())
         )
-    result: dict[str, Any] = {"runs": {kind: [_numbers(t) for t in took] for kind, took in runs.items()}}
+    result: dict[str, Any] = {"runs": {kind: [numbers(t) for t in took] for kind, took in runs.items()}}
     if setting.spleeter:
         result["ratio"] = {
             kind: {
@@ -101,10 +101,6 @@ def _measure_model(setting: Setting, model: str, songs: dict[int, Path]) -> dict
         run_ours(setting, model, songs[SONG_S], home, "--precision", "f32", "--high-band", "model", out="compared")
         result["difference"] = _difference(setting, songs[SONG_S].stem)
     return result
-
-
-def _numbers(took: Took) -> dict[str, float]:
-    return {key: value for key, value in asdict(took).items() if key != "output"}
 
 
 def _difference(setting: Setting, name: str) -> dict[str, Any]:
@@ -127,6 +123,6 @@ def measure_memory(setting: Setting) -> dict[str, Any]:
         for seconds in lengths:
             took = run_ours(setting, model, songs[seconds], home)
             log(f"{model}, {seconds} s: {took.wall_s:.2f} s, {took.peak_mb:.0f} MB")
-            found.setdefault(model, {})[str(seconds)] = _numbers(took)
+            found.setdefault(model, {})[str(seconds)] = numbers(took)
     shutil.rmtree(setting.results / "out", ignore_errors=True)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__all__ = ["song"]
+__all__ = ["as_wav", "song"]
 
 
 def song(source: Path, folder: Path, seconds: int) -> Path:
@@ -44,6 +44,23 @@ def song(source: Path, folder: Path, seconds: int) -> Path:
     return target
 
 
+def as_wav(source: Path) -> Path:
+    """Decode a song to 16 bits beside it: decoders do not agree on where an mp3 begins."""
+    import soundfile
+
+    from unbraid import read_audio
+
+    target, partial = source.with_suffix(".wav"), source.with_suffix(".partial")
+    if not target.exists():
+        audio = read_audio(source)
+        soundfile.write(partial, audio.samples.T, audio.sample_rate, subtype="PCM_16", format="WAV")
+        partial.rename(target)
+    return target
+
+
 if __name__ == "__main__":
-    for length in sys.argv[3:]:
-        song(Path(sys.argv[1]), Path(sys.argv[2]), int(length))
+    lengths = [word for word in sys.argv[3:] if word != "--wav"]
+    for length in lengths:
+        made = song(Path(sys.argv[1]), Path(sys.argv[2]), int(length))
+        if "--wav" in sys.argv:
+            as_wav(made)
