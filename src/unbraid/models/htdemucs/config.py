@@ -103,7 +103,7 @@ class TransformerConfig:
     auto_sparsity : to positions that fall into like buckets (locality-sensitive hashing), leaving out a fraction of
         `sparsity`; otherwise by masks
     mask_type : names of `MASKS`, joined by "_"
-    sparsity, mask_random_seed : of the "random" mask
+    sparsity, mask_random_seed : of hashing and of the "random" mask
     sparse_attn_window, global_window : half width of the "diag" mask, width of the "global" one, in positions
 
     Raises

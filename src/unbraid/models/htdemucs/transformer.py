@@ -7,8 +7,7 @@ attend in turn to their own branch and to the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,10 @@ from torch.nn import functional
 
 from unbraid.errors import ModelError
 from unbraid.models.htdemucs.config import TransformerConfig
+from unbraid.models.htdemucs.sparse import SparseAttend
 from unbraid.models.layers import LayerScale, ScaledEmbedding
 
-__all__ = ["Attend", "CrossTransformer", "positions_1d", "positions_2d"]
-
-# From queries (batch, head, n_queries, feature), keys and values (batch, head, n_keys, feature) and the dropout of the
-# weights (0 but in training) to sums of values (batch, head, n_queries, feature).
-Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+__all__ = ["CrossTransformer", "positions_1d", "positions_2d"]
 
 _SCALE_INIT: Final = 1e-4  # of the layer scales
 _EMBEDDING_STD: Final = 0.2  # of learnt positions
@@ -178,7 +174,9 @@ class _Attention(nn.Module):
             both = functional.linear(context, self.in_proj_weight[width:], self.in_proj_bias[width:])
             key, value = both.chunk(2, dim=2)
         query, key, value = (_split(part, self.n_heads) for part in (query, key, value))
-        y: Tensor = self.out_proj(_merge(attend(query, key, value, self.dropout if self.training else 0.0)))
+        dropout = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        y: Tensor = self.out_proj(_merge(attended))
         return y
 
 
@@ -193,28 +191,14 @@ class _SparseAttention(nn.Module):
         self.v = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
-        self.attend = attend_sparsely(config)
+        self.attend = SparseAttend(config)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Attend from `x` to `context`, as `_Layer.forward` takes them."""
         query, key, value = (_split(part, self.n_heads) for part in (self.q(x), self.k(context), self.v(context)))
-        attended = self.attend(query, key, value, self.dropout.p if self.training else 0.0)
+        attended: Tensor = self.attend(query, key, value, self.dropout.p if self.training else 0.0)
         y: Tensor = self.dropout(self.proj(_merge(attended)))
         return y
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """Attend to all positions: see `Attend`."""
-    return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-
-
-def attend_sparsely(config: TransformerConfig) -> Attend:
-    """Make what attends to the positions that a configuration says, for `sparse_self_attn` and `sparse_cross_attn`."""
-
-    def refuse(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-        raise ModelError("networks with sparse attention cannot run yet")
-
-    return refuse
 
 
 def positions_1d(steps: Tensor, width: int, max_period: float) -> Tensor:
