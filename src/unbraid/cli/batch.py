@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unbraid.cli.downloads import DownloadDisplay
+from unbraid.cli.memory import return_large_arrays
 from unbraid.cli.render import Display
 from unbraid.errors import AudioError, CancelledError, UnbraidError, UsageError
 from unbraid.separation.output import Output, existing_outputs, output_paths
@@ -65,6 +66,7 @@ def run(batch: Batch) -> int:
     if not batch.files:
         raise UsageError("no files given; try 'unbraid separate song.mp3'")
     check_part(batch.offset_s, batch.duration_s)
+    return_large_arrays()
     display = Display(batch.show)
     start = time.perf_counter()
     with DownloadDisplay(quiet=batch.show == "errors") as downloads:

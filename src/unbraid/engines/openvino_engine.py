@@ -37,6 +37,8 @@ class OpenVINOEngine:
     precision : "f32", "bf16", or "auto", which is bf16 where both the CPU and the network's card allow it; asked for by
         name it is computed, slowly, on any CPU
     n_threads : of the CPU, for all streams together
+    takes_turns : other networks run beside it: after each run it gives back the memory that only running needs, which
+        takes some milliseconds
     cache_dir : where compiled networks are kept; None keeps none
 
     Raises
@@ -48,7 +50,15 @@ class OpenVINOEngine:
     any_shape = False
     device = "cpu"
 
-    def __init__(self, network: Network, *, precision: str, n_threads: int, cache_dir: Path | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        precision: str,
+        n_threads: int,
+        takes_turns: bool = False,
+        cache_dir: Path | None = None,
+    ) -> None:
         with _translated("load OpenVINO"):
             import openvino
 
@@ -59,9 +69,12 @@ class OpenVINOEngine:
         self.precision = precision
         self._emulated = precision == "bf16" and not native_bf16
         self.n_threads = n_threads
-        self.n_streams = min(n_threads, MAX_STREAMS)
+        self.n_streams = 1 if takes_turns else min(n_threads, MAX_STREAMS)
+        self._takes_turns = takes_turns
         config = {
             "NUM_STREAMS": self.n_streams,
+            # Pinned, two networks of one thread each would share the first core.
+            "ENABLE_CPU_PINNING": False,
             "INFERENCE_NUM_THREADS": n_threads,
             "INFERENCE_PRECISION_HINT": precision,
         }
@@ -103,6 +116,8 @@ class OpenVINOEngine:
                 for i, output in enumerate(outputs):
                     request.set_output_tensor(i, openvino.Tensor(output, shared_memory=True))
                 request.infer()
+                if self._takes_turns:
+                    self._compiled.release_memory()
         finally:
             self._requests.put(request)
         return outputs

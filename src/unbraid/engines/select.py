@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from unbraid.datatypes import FloatArray, Network
 from unbraid.errors import EngineError, UsageError
 
-__all__ = ["DEVICES", "ENGINES", "PRECISIONS", "Engine", "EngineInfo", "available_engines", "load_engine"]
+__all__ = ["DEVICES", "ENGINES", "PRECISIONS", "Engine", "EngineInfo", "available_engines", "load_engine", "n_cpus"]
 
 ENGINES: Final = ("openvino", "onnxruntime", "torch")
 DEVICES: Final = ("auto", "cpu", "cuda", "mps")
@@ -97,6 +97,7 @@ def load_engine(
     device: str = "auto",
     precision: str = "auto",
     n_threads: int | None = None,
+    n_networks: int = 1,
     cache_dir: Path | None = None,
 ) -> Engine:
     """Load a network into an engine.
@@ -105,6 +106,7 @@ def load_engine(
     device : one of `DEVICES`
     precision : one of `PRECISIONS`; "auto" is the fastest that the network's card allows
     n_threads : of the CPU; None is all
+    n_networks : how many networks share these threads, each in an engine of its own
     cache_dir : where compiled networks are kept; None keeps none
 
     Raises
@@ -117,7 +119,7 @@ def load_engine(
     _check_choice("precision", precision, PRECISIONS)
     if n_threads is not None and n_threads < 1:
         raise UsageError(f"threads must be at least 1, got {n_threads}")
-    n_threads = n_threads or _n_cpus()
+    n_threads = max(1, (n_threads or n_cpus()) // n_networks)
     name = _choose(device) if engine == "auto" else engine
     if importlib.util.find_spec(name) is None:
         raise EngineError(f"the engine '{name}' is not installed: {_CURE[name]}")
@@ -126,7 +128,7 @@ def load_engine(
     if precision != "auto" and precision not in _PRECISIONS[name]:
         raise UsageError(f"the engine '{name}' computes in {', '.join(_PRECISIONS[name])}, not in {precision}")
     load = _LOADERS[name]
-    return load(network, device, precision, n_threads, cache_dir)
+    return load(network, device, precision, n_threads, n_networks > 1, cache_dir)
 
 
 def available_engines() -> tuple[EngineInfo, ...]:
@@ -163,31 +165,39 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"unknown {what} '{value}'; it is one of {', '.join(choices)}")
 
 
-def _n_cpus() -> int:
+def n_cpus() -> int:
     """How many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _openvino(network: Network, device: str, precision: str, n_threads: int, cache_dir: Path | None) -> Engine:
+def _openvino(
+    network: Network, device: str, precision: str, n_threads: int, takes_turns: bool, cache_dir: Path | None
+) -> Engine:
     from unbraid.engines.openvino_engine import OpenVINOEngine
 
-    return OpenVINOEngine(network, precision=precision, n_threads=n_threads, cache_dir=cache_dir)
+    return OpenVINOEngine(
+        network, precision=precision, n_threads=n_threads, takes_turns=takes_turns, cache_dir=cache_dir
+    )
 
 
-def _onnxruntime(network: Network, device: str, precision: str, n_threads: int, cache_dir: Path | None) -> Engine:
+def _onnxruntime(
+    network: Network, device: str, precision: str, n_threads: int, takes_turns: bool, cache_dir: Path | None
+) -> Engine:
     from unbraid.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(network, n_threads=n_threads)
 
 
-def _torch(network: Network, device: str, precision: str, n_threads: int, cache_dir: Path | None) -> Engine:
+def _torch(
+    network: Network, device: str, precision: str, n_threads: int, takes_turns: bool, cache_dir: Path | None
+) -> Engine:
     from unbraid.engines.torch_engine import TorchEngine
 
     return TorchEngine(network, device=device, precision=precision, n_threads=n_threads)
 
 
-_LOADERS: Final[MappingProxyType[str, Callable[[Network, str, str, int, Path | None], Engine]]] = MappingProxyType(
-    {"openvino": _openvino, "onnxruntime": _onnxruntime, "torch": _torch}
+_LOADERS: Final[MappingProxyType[str, Callable[[Network, str, str, int, bool, Path | None], Engine]]] = (
+    MappingProxyType({"openvino": _openvino, "onnxruntime": _onnxruntime, "torch": _torch})
 )

@@ -41,10 +41,6 @@ Result = TypeVar("Result")
 class Runner(Protocol):
     """A member's network, ready to run: `unbraid.separation.runner.NetworkRunner`."""
 
-    @property
-    def n_streams(self) -> int:
-        """How many calls may usefully go on at once."""
-
     def run(self, inputs: tuple[FloatArray, ...], n_samples: int, /) -> tuple[FloatArray, ...]:
         """Run the network on a window of so many samples."""
 
@@ -87,12 +83,14 @@ def stream_stems(
     plan: Plan,
     runners: Sequence[Runner],
     *,
+    n_workers: int = 1,
     output_rate: int | None = None,
     measuring: Measuring = lambda done_s: None,
 ) -> Iterator[FloatArray]:
     """Separate a source.
 
     runners : the network of each of the plan's members
+    n_workers : chunks that are worked on at a time
     output_rate : sample rate of the stems in Hz; None for the source's
     measuring : called with the seconds done of the passes that come before the separation, where the plan has such
 
@@ -104,7 +102,7 @@ def stream_stems(
     output_rate = output_rate or source.sample_rate
     measured = _Measured(
         _levels(source, plan, measuring) if plan.transform.normalises else None,
-        _wiener_filters(source, plan, runners[0], measuring) if plan.transform.wiener else None,
+        _wiener_filters(source, plan, runners[0], n_workers, measuring) if plan.transform.wiener else None,
     )
     n_channels = len(source.channels)
     shape = (plan.n_computed, n_channels)
@@ -117,7 +115,7 @@ def stream_stems(
             mix.push(mix_to_output.push(block))
             yield block
 
-    for block in _separate(replace(source, blocks=blocks), plan, runners, measured):
+    for block in _separate(replace(source, blocks=blocks), plan, runners, n_workers, measured):
         stems.push(stems_to_output.push(block.reshape(-1, block.shape[-1])).reshape(*shape, -1))
         while n := min(mix.n_samples, stems.n_samples, _BLOCK):
             yield _complete(stems.pop(n), mix.pop(n), plan)
@@ -175,7 +173,9 @@ class _Chunk:
     window: FloatArray
 
 
-def _separate(source: Source, plan: Plan, runners: Sequence[Runner], measured: _Measured) -> Iterator[FloatArray]:
+def _separate(
+    source: Source, plan: Plan, runners: Sequence[Runner], n_workers: int, measured: _Measured
+) -> Iterator[FloatArray]:
     """Stems at the model's rate [shape=(stem, channel, time)]; at the end as many samples as came in."""
     pairs, levels = channel_groups(source.channels), measured.levels
     lanes = [
@@ -198,7 +198,7 @@ def _separate(source: Source, plan: Plan, runners: Sequence[Runner], measured: _
     def work(chunk: _Chunk) -> FloatArray:
         return _separate_chunk(chunk, pairs, measured.filters)
 
-    for chunk, stems in _map_in_order(work, chunks(), max(runner.n_streams for runner in runners)):
+    for chunk, stems in _map_in_order(work, chunks(), n_workers):
         chunk.lane.add(stems)
         n = min(min(lane.finished.n_samples for lane in lanes), n_in - n_out)
         if n:
@@ -293,7 +293,7 @@ def _channels(window: FloatArray, channels: tuple[int, ...], n_channels: int) ->
     return window if channels == (0, 1) == tuple(range(len(window))) else window[list(channels * 2)[:2]]
 
 
-def _wiener_filters(source: Source, plan: Plan, runner: Runner, measuring: Measuring) -> Filters:
+def _wiener_filters(source: Source, plan: Plan, runner: Runner, n_workers: int, measuring: Measuring) -> Filters:
     """First pass of the Wiener filter: the whole track's statistics, for each pair of channels."""
     # Only this family has the filter: the others refuse the option.
     transform = cast("SpleeterTransform", plan.transform.with_options(overlap=0.0, wiener=True))
@@ -324,7 +324,7 @@ def _wiener_filters(source: Source, plan: Plan, runner: Runner, measuring: Measu
         ]
 
     done_s = 0.0
-    for _, results in _map_in_order(work, windows(), runner.n_streams):
+    for _, results in _map_in_order(work, windows(), n_workers):
         for sums, (spec, estimates) in zip(statistics, results, strict=True):
             sums.update(spec, estimates)
         done_s += transform.stride / transform.sample_rate

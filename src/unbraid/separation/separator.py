@@ -16,7 +16,7 @@ import numpy as np
 from unbraid.audio.layout import channel_groups, default_channels
 from unbraid.audio.read import AudioReader, open_audio
 from unbraid.datatypes import AudioInfo, FloatArray, Network, Progress, WriteReport
-from unbraid.engines.select import Engine, load_engine
+from unbraid.engines.select import Engine, load_engine, n_cpus
 from unbraid.errors import AudioError, UsageError
 from unbraid.separation.output import Output, output_paths, write_stems
 from unbraid.separation.pipeline import Source, stream_stems
@@ -87,6 +87,7 @@ class Separator:
                 device=device,
                 precision=precision,
                 n_threads=threads,
+                n_networks=len(self.plan.members),
                 cache_dir=cache_folder() if cache and worth_keeping else None,
             )
 
@@ -99,6 +100,9 @@ class Separator:
             # Meanwhile, what the first segment will need: it takes as long to import as the network to load.
             import_module("scipy.fft")
             self._runners = [one.result() for one in loading]
+        streams = [runner.n_streams for runner in self._runners]
+        # Networks of a bag with a thread each run beside each other, but not more of them than there are threads.
+        self._n_workers = min(sum(streams), max(*streams, threads or n_cpus()))
 
     @property
     def engine(self) -> Engine:
@@ -171,7 +175,8 @@ class Separator:
                     raise UsageError(f"blocks must all have {len(first)} channels, got {len(block)}")
                 yield block
 
-        for block in stream_stems(Source(sample_rate, default_channels(len(first)), once), self.plan, self._runners):
+        source = Source(sample_rate, default_channels(len(first)), once)
+        for block in stream_stems(source, self.plan, self._runners, n_workers=self._n_workers):
             yield dict(zip(self.stems, block, strict=True))
 
     def separate_to_file(
@@ -240,7 +245,10 @@ class Separator:
 
         n_samples = 0
         rate = output_rate or source.sample_rate
-        for block in stream_stems(source, self.plan, self._runners, output_rate=rate, measuring=measuring):
+        blocks = stream_stems(
+            *(source, self.plan, self._runners), n_workers=self._n_workers, output_rate=rate, measuring=measuring
+        )
+        for block in blocks:
             yield block
             n_samples += block.shape[-1]
             if on_progress:

@@ -29,7 +29,7 @@ def source_of(samples: np.ndarray, *, rate: int = RATE, block: int = 10007, chan
 def separate(samples, model, engine, *, source=None, **options) -> np.ndarray:
     before = samples.copy()
     plan = make_plan(model, Options(**options))
-    out = np.concatenate(list(stream_stems(source or source_of(samples), plan, [engine])), axis=-1)
+    out = np.concatenate(list(stream_stems(source or source_of(samples), plan, [engine], n_workers=3)), axis=-1)
     assert np.array_equal(samples, before)
     return out
 
@@ -82,7 +82,9 @@ def test_other_sample_rates_keep_length_sum_and_alignment(model, engine, rate: i
 def test_output_rate_sets_the_length(model, engine) -> None:
     samples = music(RATE * 2 + 5)
     plan = make_plan(model, Options())
-    out = np.concatenate(list(stream_stems(source_of(samples), plan, [engine], output_rate=48000)), axis=-1)
+    out = np.concatenate(
+        list(stream_stems(source_of(samples), plan, [engine], n_workers=3, output_rate=48000)), axis=-1
+    )
     assert out.shape[-1] == round((RATE * 2 + 5) * 48000 / 44100)
 
 
