@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,33 @@ def test_numbers(kind, engine, precision):
     loaded.close()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, when it imports its compiler
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_compiled_by_torch(precision):
+    if shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    net = make_network()
+    loaded = load_or_skip(net, "torch", precision, compiled=True)
+    for x in (magnitudes(net), magnitudes(net, 2)):
+        expected = reference(net, x)
+        assert np.linalg.norm(loaded.run((x,))[0] - expected) <= TOLERANCE[precision] * np.linalg.norm(expected)
+    assert "compiled" in loaded.describe()
+    loaded.close()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_networks_that_share_the_threads_compute_alike(engine):
+    net = make_network()
+    alone, beside = load_or_skip(net, engine), load_or_skip(net, engine, n_networks=2)
+    for seed in range(3):
+        expected, found = alone.run((magnitudes(net, seed),))[0], beside.run((magnitudes(net, seed),))[0]
+        assert np.linalg.norm(found - expected) <= TOLERANCE["f32"] * np.linalg.norm(expected)
+    assert beside.n_threads == 1
+    alone.close()
+    beside.close()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_threads_get_each_its_own_result(engine):
     net = make_network()
@@ -163,6 +191,7 @@ def test_a_closed_engine_says_so(engine):
         ({"engine": "openvino", "device": "cuda"}, "'openvino' runs on cpu, not on cuda"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "'onnxruntime' computes in f32, not in bf16"),
         ({"n_threads": 0}, "threads must be at least 1, got 0"),
+        ({"compiled": True}, "compile is an option of the engine 'torch', not of 'openvino'"),
     ],
 )
 def test_impossible_choices(options, message):

@@ -279,6 +279,9 @@ class _Run:
         int | None,
         typer.Option("--threads", metavar="N", min=1, help="Of the processor, for the network.", show_default="all"),
     ] = None
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="By torch.compile (--engine torch): slow to start, then faster.")
+    ] = False
     jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Files done at the same time.")] = 1
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each file.")] = False
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False
@@ -317,7 +320,13 @@ def separate(given: _Input, separation: _Separation, written: _Written, run: _Ru
         model=given.model,
         options=separation.options(),
         output=written.output(),
-        engine={"engine": run.engine, "device": run.device, "precision": run.precision, "threads": run.threads},
+        engine={
+            "engine": run.engine,
+            "device": run.device,
+            "precision": run.precision,
+            "threads": run.threads,
+            "compiled": run.compiled,
+        },
         offset_s=given.offset,
         duration_s=given.duration,
         existing=written.existing(),

@@ -90,6 +90,18 @@ class EngineInfo:
     problem: str | None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """How to load a network: the arguments of `load_engine`, checked."""
+
+    device: str
+    precision: str
+    n_threads: int
+    takes_turns: bool
+    compiled: bool
+    cache_dir: Path | None
+
+
 def load_engine(
     network: Network,
     *,
@@ -98,6 +110,7 @@ def load_engine(
     precision: str = "auto",
     n_threads: int | None = None,
     n_networks: int = 1,
+    compiled: bool = False,
     cache_dir: Path | None = None,
 ) -> Engine:
     """Load a network into an engine.
@@ -107,7 +120,8 @@ def load_engine(
     precision : one of `PRECISIONS`; "auto" is the fastest that the network's card allows
     n_threads : of the CPU; None is all
     n_networks : how many networks share these threads, each in an engine of its own
-    cache_dir : where compiled networks are kept; None keeps none
+    compiled : by torch.compile, which takes a minute at the first run (engine "torch" only)
+    cache_dir : where compiled networks are kept; None keeps none (engine "openvino" only)
 
     Raises
     ------
@@ -127,8 +141,10 @@ def load_engine(
         raise UsageError(f"the engine '{name}' runs on {', '.join(_DEVICES[name])}, not on {device}")
     if precision != "auto" and precision not in _PRECISIONS[name]:
         raise UsageError(f"the engine '{name}' computes in {', '.join(_PRECISIONS[name])}, not in {precision}")
-    load = _LOADERS[name]
-    return load(network, device, precision, n_threads, n_networks > 1, cache_dir)
+    if compiled and name != "torch":
+        raise UsageError(f"compile is an option of the engine 'torch', not of '{name}'")
+    wanted = _Wanted(device, precision, n_threads, n_networks > 1, compiled, cache_dir)
+    return _LOADERS[name](network, wanted)
 
 
 def available_engines() -> tuple[EngineInfo, ...]:
@@ -172,32 +188,36 @@ def n_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _openvino(
-    network: Network, device: str, precision: str, n_threads: int, takes_turns: bool, cache_dir: Path | None
-) -> Engine:
+def _openvino(network: Network, wanted: _Wanted) -> Engine:
     from unbraid.engines.openvino_engine import OpenVINOEngine
 
     return OpenVINOEngine(
-        network, precision=precision, n_threads=n_threads, takes_turns=takes_turns, cache_dir=cache_dir
+        network,
+        precision=wanted.precision,
+        n_threads=wanted.n_threads,
+        takes_turns=wanted.takes_turns,
+        cache_dir=wanted.cache_dir,
     )
 
 
-def _onnxruntime(
-    network: Network, device: str, precision: str, n_threads: int, takes_turns: bool, cache_dir: Path | None
-) -> Engine:
+def _onnxruntime(network: Network, wanted: _Wanted) -> Engine:
     from unbraid.engines.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(network, n_threads=n_threads)
+    return OnnxRuntimeEngine(network, n_threads=wanted.n_threads)
 
 
-def _torch(
-    network: Network, device: str, precision: str, n_threads: int, takes_turns: bool, cache_dir: Path | None
-) -> Engine:
+def _torch(network: Network, wanted: _Wanted) -> Engine:
     from unbraid.engines.torch_engine import TorchEngine
 
-    return TorchEngine(network, device=device, precision=precision, n_threads=n_threads)
+    return TorchEngine(
+        network,
+        device=wanted.device,
+        precision=wanted.precision,
+        n_threads=wanted.n_threads,
+        compiled=wanted.compiled,
+    )
 
 
-_LOADERS: Final[MappingProxyType[str, Callable[[Network, str, str, int, bool, Path | None], Engine]]] = (
-    MappingProxyType({"openvino": _openvino, "onnxruntime": _onnxruntime, "torch": _torch})
+_LOADERS: Final[MappingProxyType[str, Callable[[Network, _Wanted], Engine]]] = MappingProxyType(
+    {"openvino": _openvino, "onnxruntime": _onnxruntime, "torch": _torch}
 )

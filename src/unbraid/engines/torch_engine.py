@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from unbraid.datatypes import FloatArray, Network
 from unbraid.engines.batching import Batches
 from unbraid.errors import EngineError
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["TorchEngine", "found_devices"]
 
@@ -26,6 +24,7 @@ class TorchEngine:
     precision : "f32", "bf16", "f16", or "auto": on CUDA bf16 where the network's card allows it, else f32.
         The 16-bit ones are torch's autocast, for which float32 keeps the layers that need it
     n_threads : of the CPU, for one run
+    compiled : by torch.compile, when it first runs: that takes a minute, and a C++ compiler on the CPU
 
     Raises
     ------
@@ -35,7 +34,9 @@ class TorchEngine:
     name = "torch"
     any_shape = True
 
-    def __init__(self, network: Network, *, device: str, precision: str, n_threads: int) -> None:
+    def __init__(
+        self, network: Network, *, device: str, precision: str, n_threads: int, compiled: bool = False
+    ) -> None:
         try:
             import torch
         except (ImportError, OSError) as error:
@@ -54,8 +55,10 @@ class TorchEngine:
         # While a GPU works on one batch, other threads transform as many segments for the next.
         self.n_streams = 1 if self.device == "cpu" else 2 * _LARGEST_BATCH
         self._batches = Batches(self._run, 1 if self.device == "cpu" else _LARGEST_BATCH)
+        self._is_compiled = compiled
         try:
-            self._module: torch.nn.Module | None = network.module().to(self.device)
+            module = network.module().to(self.device)
+            self._module: Callable[..., Any] | None = torch.compile(module) if compiled else module
         except RuntimeError as error:
             raise _translated("load the network", error, self.device) from error
 
@@ -95,7 +98,8 @@ class TorchEngine:
     def describe(self) -> str:
         """Say what runs, in one line."""
         threads = f", {self.n_threads} thread(s)" if self.device == "cpu" else ""
-        return f"PyTorch on {self.device}, {self.precision}{threads}"
+        compiled = ", compiled" if self._is_compiled else ""
+        return f"PyTorch on {self.device}, {self.precision}{compiled}{threads}"
 
     def close(self) -> None:
         """Release the memory of the network, on the GPU too."""
