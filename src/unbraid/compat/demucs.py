@@ -184,7 +184,7 @@ class Separator:
 
     def _load(self, parameters: _Parameters) -> _Separator:
         options = Options(shifts=parameters.shifts, overlap=parameters.overlap, segment_s=parameters.segment)
-        return _Separator(self._name, options=options, device=_device_name(parameters.device))
+        return _Separator(self._name, options=options, device=_device_name(parameters.device), precision="f32")
 
     def _separate(self, wav: FloatArray, sample_rate: int | None) -> tuple[FloatArray, dict[str, FloatArray]]:
         """The same in NumPy; the mix returned is `wav` itself where it was as the model wants it."""

@@ -27,6 +27,8 @@ class Family:
     transform : the arithmetic around its network, by its configuration
     network : its network for windows of so many samples, given the configuration, what reads its weights, and a digest
         of what decides these
+    allows_bf16 : whether bfloat16 changes no score of any network of this configuration, as tests/contract/test_bf16.py
+        measures; where it does not say so, a model's description may
     """
 
     read: Callable[[Mapping[str, Any]], Any]
@@ -34,6 +36,7 @@ class Family:
     shapes: Callable[[Any], dict[str, tuple[int, ...]]]
     transform: Callable[[Any], Transform]
     network: Callable[[Any, int, State, str], Network]
+    allows_bf16: Callable[[Any], bool] = lambda config: False
 
 
 def family(name: str) -> Family:
@@ -85,7 +88,12 @@ def _htdemucs() -> Family:
     def network(one: HTDemucsConfig, n_samples: int, state: State, fingerprint: str) -> Network:
         return graph.network(one, HybridTransform(one).network_samples(n_samples), state, fingerprint)
 
-    return Family(HTDemucsConfig.from_plain, HTDemucsConfig.to_plain, parameter_shapes, HybridTransform, network)
+    def allows_bf16(one: HTDemucsConfig) -> bool:
+        # Hashing decides which positions attend to which, and other roundings decide otherwise.
+        return not (one.transformer.sparse_self_attn or one.transformer.sparse_cross_attn)
+
+    read, write = HTDemucsConfig.from_plain, HTDemucsConfig.to_plain
+    return Family(read, write, parameter_shapes, HybridTransform, network, allows_bf16)
 
 
 def _openunmix() -> Family:

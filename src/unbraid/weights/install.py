@@ -108,6 +108,26 @@ def _distrust(files: Iterable[CatalogFile]) -> None:
                 record_hash(downloads_folder(), plan_of(file.remote).key, None)
 
 
+def _check_alike(one: Part, other: Part) -> None:
+    """Raise ModelError unless two networks can be of one model, and there is a weight for each stem."""
+    configs = one.network.config, other.network.config
+    stems, others = (", ".join(config.stems) for config in configs)
+    if stems != others:
+        raise ModelError(
+            f"networks of a bag must have the same stems; '{one.name}' has {stems}, '{other.name}' has {others}"
+        )
+    if configs[0].sample_rate != configs[1].sample_rate:
+        raise ModelError(
+            f"networks of a bag must have the same sample rate; '{one.name}' has {configs[0].sample_rate} Hz, "
+            f"'{other.name}' has {configs[1].sample_rate} Hz"
+        )
+    if other.stem_weights is not None and len(other.stem_weights) != len(configs[1].stems):
+        raise ModelError(
+            f"a network of a bag must have a weight for each of its {len(configs[1].stems)} stems; "
+            f"'{other.name}' has {len(other.stem_weights)}"
+        )
+
+
 def write_parts(
     folder: Path,
     name: str,
@@ -125,8 +145,7 @@ def write_parts(
     """
     config = parts[0].network.config
     for part in parts:
-        if part.network.config.stems != config.stems or part.network.config.sample_rate != config.sample_rate:
-            raise ModelError(f"cannot join '{parts[0].name}' and '{part.name}': their stems or sample rates differ")
+        _check_alike(parts[0], part)
     names = [part.name if len(parts) > 1 else "" for part in parts]
     networks = tuple(
         NetworkPart(part.network.family, part.network.config, name, part.stem_weights)

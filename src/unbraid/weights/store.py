@@ -217,7 +217,8 @@ def _part(part: NetworkPart, files: Sequence[Path], state: State, *, allows_bf16
 
     def network(transform: Transform, n_samples: int) -> Network:
         fingerprint = _fingerprint(chosen.write(transform.config), n_samples, files, part.prefix)
-        return replace(chosen.network(transform.config, n_samples, state, fingerprint), allows_bf16=allows_bf16)
+        made = chosen.network(transform.config, n_samples, state, fingerprint)
+        return replace(made, allows_bf16=allows_bf16 or chosen.allows_bf16(transform.config))
 
     return Part(part, chosen.transform(part.config), state, network)
 
