@@ -94,7 +94,7 @@ def _check_alike(folder: Path, stems: list[str], seconds: float) -> None:
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """Alternate theirs and ours, from nothing cached, in f32 and in bf16; medians of ratios round by round."""
+    """Alternate theirs and ours: as by default with nothing cached, in f32, in bf16; medians of the rounds' ratios."""
     found: dict[str, Any] = {"machine": machine.measure(setting), "song_s": SONG_S, "rounds": setting.rounds}
     songs = make_songs(setting, (SHORT_S, SONG_S))
     make_models(setting)
@@ -103,12 +103,12 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     def first() -> Took:
         shutil.rmtree(empty, ignore_errors=True)
-        return run_ours(setting, SINGLE, song, *F32, home=empty)
+        return run_ours(setting, SINGLE, song, home=empty)
 
     kinds: dict[str, Callable[[], Took]] = {
         "theirs": lambda: run_theirs(setting, SINGLE, song),
         "cold": first,
-        "warm": lambda: run_ours(setting, SINGLE, song, *F32),
+        "warm f32": lambda: run_ours(setting, SINGLE, song, *F32),
         "theirs -j": lambda: run_theirs(setting, SINGLE, song, "-j", "2"),
     }
     if has_bf16():

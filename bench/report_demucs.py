@@ -11,8 +11,8 @@ NAMES = {
     "theirs": "Demucs 4.1",
     "theirs -j": "Demucs 4.1, `-j 2`",
     "cold": "Unbraid, first start (nothing cached)",
-    "warm": "Unbraid, f32 (the default)",
-    "warm bf16": "Unbraid, `--precision bf16`",
+    "warm f32": "Unbraid, `--precision f32`",
+    "warm bf16": "Unbraid, bf16 (the default where the processor has it)",
 }
 BAG_NAMES = {
     "all": "Unbraid, all four stems",
