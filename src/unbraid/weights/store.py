@@ -37,8 +37,6 @@ from unbraid.weights.tensors import read_tensors
 __all__ = ["BUILTIN", "BUILTIN_FOLDER", "Model", "Part", "available_models", "default_model", "load_model"]
 
 BUILTIN = ("unbraid:4stems", "unbraid:2stems")
-# What is taken where no model is named: the first of these that is installed, else the first that is built in.
-_PREFERRED = ("spleeter:4stems",)
 BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin" / "4stems"
 
 OnProgress = Callable[[FetchProgress], None]
@@ -122,9 +120,13 @@ def available_models() -> tuple[str, ...]:
 
 
 def default_model() -> str:
-    """The model to take where none is named: $UNBRAID_MODEL, else the best that needs no download."""
+    """The model to take where none is named: $UNBRAID_MODEL, else the best that needs no download.
+
+    That is the installed one with the highest published score, or the built-in one where there is none.
+    """
     installed = installed_models()
-    return os.environ.get("UNBRAID_MODEL") or next((name for name in _PREFERRED if name in installed), BUILTIN[0])
+    scores = {name: entry.musdb_sdr for name, entry in catalog().items() if name in installed and entry.musdb_sdr}
+    return os.environ.get("UNBRAID_MODEL") or max(scores, key=scores.__getitem__, default=BUILTIN[0])
 
 
 def _builtin(name: str) -> Model:
