@@ -24,7 +24,7 @@ ENGINES = [
     ("torch", "f32", 1e-4),
     pytest.param(
         *("openvino", "bf16", 3e-3),
-        marks=pytest.mark.xfail(reason="0.6 to 2.6 % where bfloat16 is emulated: docs/decisions/004", strict=False),
+        marks=pytest.mark.xfail(reason="0.6 to 2.6 %, native or emulated: docs/decisions/004", strict=False),
     ),
 ]
 
