@@ -194,7 +194,7 @@ def test_a_changed_graph_has_a_new_version() -> None:
 
 
 DIGESTS = {
-    "hdemucs": "a99d8dfbb46b09e0",
-    "bands": "f6cec4c8ba30348e",
-    "htdemucs": "a9b1626fce42b9d8",
+    "hdemucs": "80a8732801aa7abf",
+    "bands": "8f31211d641b7883",
+    "htdemucs": "ee338821761ba3ae",
 }
