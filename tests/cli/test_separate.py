@@ -290,14 +290,14 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_terminal_gets_a_bar_that_disappears(model_folder: Path, tmp_path: Path) -> None:
     import pty
 
-    song = write_wav(tmp_path / "song.wav", music(44100 * 6), packing="s16")
+    song = write_wav(tmp_path / "song.wav", music(44100 * 40), packing="s16")
     main_end, other_end = pty.openpty()
     program = [sys.executable, str(Path(__file__).parents[1] / "quick_unbraid.py"), "separate"]
     process = subprocess.Popen(
         [*program, "-m", str(model_folder), str(song), "-o", str(tmp_path / "out")],
         stdout=other_end,
         stderr=other_end,
-        env=environment(TERM="xterm", COLUMNS="100"),
+        env=environment(TERM="xterm", COLUMNS="100", QUICK_RUN_S="0.5"),  # long enough for the bar to be drawn
     )
     os.close(other_end)
     shown = b""

@@ -273,6 +273,7 @@ def waves_of(spectra: Any, n: int) -> Any:
     return waves[:, edge : edge + n].view(spectra.shape[1], -1, n)
 
 
+@pytest.mark.slow  # the whole way is tested in tests/golden; this one says where an error is
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference outputs in '{GOLDEN}'")
 @pytest.mark.parametrize(
     ("name", "package", "n", "normalised"),
