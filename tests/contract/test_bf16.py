@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from processor import has_bf16
 from unbraid import Options, Separator
 from unbraid.datasets.synthetic import STEMS, synthesize_song
 from unbraid.datatypes import FloatArray
@@ -27,7 +28,6 @@ from unbraid.weights.folder import write_model
 from unbraid.weights.model_file import ModelFile, NetworkPart
 
 torch = pytest.importorskip("torch")
-openvino = pytest.importorskip("openvino")
 
 # What HT Demucs scores on MUSDB (ht-demucs, table 1). Training leaves a stem alone once it is as good, since what
 # rounding does to an SDR grows with that: an independent error of relative size r takes 10 log10(1 + r² 10^(SDR / 10))
@@ -58,10 +58,7 @@ WARM_UP_STEPS = 10
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
-        reason="this processor has no bfloat16",
-    ),
+    pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16"),
 ]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from processor import has_bf16
 from unbraid import Options, Separator
 from unbraid.engines.select import load_engine
 from unbraid.models.families import family
@@ -28,8 +29,9 @@ DEMUCS = ["htdemucs", "htdemucs_6s", "hdemucs", "hdemucs_wiener", "demucs3", "ba
 OPEN_UNMIX = ["umx", "umx_em1", "umx_residual"]
 # Excerpts that the networks were run on, without all that is done with a track. The package of each, and its release.
 EXCERPTS = {"demucs_v1": ("demucs_v1", 1), "demucs_v2": ("demucs_v2", 2), "htdemucs_forward": ("htdemucs", 3)}
+NO_BF16 = "this processor has no bfloat16, and to emulate it takes long"
 F32 = [("openvino", "f32"), ("onnxruntime", "f32"), ("torch", "f32")]
-WAYS = [*F32, ("openvino", "bf16")]
+WAYS = [*F32, pytest.param("openvino", "bf16", marks=pytest.mark.skipif(not has_bf16(), reason=NO_BF16))]
 TOLERANCE = {"f32": 1e-4, "bf16": 2e-2}
 LEVEL_TOLERANCE = {"f32": 1e-3, "bf16": 2e-2}
 
