@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from unbraid.models.demucs.config import N_HEADS
+from unbraid.models.demucs.config import LONGEST_LSTM, N_DECAYS, N_HEADS, SELF_SCORE
 from unbraid.models.lstm_nodes import lstm
 from unbraid.models.onnx_graph import GraphNodes
 
@@ -29,9 +29,6 @@ __all__ = [
 ]
 
 NORM_EPS: Final = 1e-5  # torch's default
-N_DECAYS: Final = 4
-LONGEST_LSTM: Final = 200
-_MASKED: Final = -100.0
 # oneDNN, in OpenVINO 2026.4 and PyTorch 2.13, gives wrong numbers in bfloat16 on processors with AMX for convolutions
 # with strides along the steps whose inputs have from about 8 to 28 channels. Published networks have 2, 4, or 48 and
 # more; those of a narrower one are filled up to so many with zeros.
@@ -216,7 +213,7 @@ def _local_attention(graph: GraphNodes, prefix: str, x: str, shape: tuple[int, i
     distance = graph.add("Abs", graph.add("Sub", graph.constant(steps[:, None]), graph.constant(steps)))
     scores = graph.add("Sub", graph.add("MatMul", query, key), graph.add("Mul", slope, distance))
     itself = graph.add("Equal", distance, graph.scalar(0))
-    weights = graph.add("Softmax", graph.add("Where", itself, graph.scalar(_MASKED), scores), axis=3)
+    weights = graph.add("Softmax", graph.add("Where", itself, graph.scalar(SELF_SCORE), scores), axis=3)
     found = graph.add("Transpose", graph.add("MatMul", weights, content), perm=[1, 3, 0, 2])
     return graph.add("Add", x, conv(graph, f"{prefix}proj.", graph.reshape(found, 1, width, n_rows, n_steps)))
 

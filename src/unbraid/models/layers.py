@@ -7,19 +7,15 @@ section 3.2 and figure 2a), and "Music source separation in the waveform domain"
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unbraid.models.demucs.config import N_HEADS
+from unbraid.models.demucs.config import LONGEST_LSTM, N_DECAYS, N_HEADS, SELF_SCORE
 
 __all__ = ["BLSTM", "DConv", "LayerScale", "LocalAttention", "ScaledEmbedding", "rescale_weights"]
 
-N_DECAYS: Final = 4  # penalties of each head of the local attention on distance
-LONGEST_LSTM: Final = 200  # steps that an LSTM inside a residual branch sees at once
-_MASKED: Final = -100.0  # score of a step with itself: it attends to itself only where there is no other
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
@@ -119,7 +115,7 @@ class LocalAttention(nn.Module):
         decay = self.query_decay(x).unflatten(1, (N_HEADS, N_DECAYS)).sigmoid()
         slope = (decay * rates[:, None]).sum(2)  # (batch, head, step that asks): how fast its scores fall
         scores = query.transpose(2, 3) @ key / key.shape[2] ** 0.5 - slope[..., None] * distance
-        weights = scores.masked_fill(distance == 0, _MASKED).softmax(3)
+        weights = scores.masked_fill(distance == 0, SELF_SCORE).softmax(3)
         found = content @ weights.transpose(2, 3)
         y: Tensor = x + self.proj(found.flatten(1, 2))
         return y

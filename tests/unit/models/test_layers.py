@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unbraid.models.demucs.config import N_HEADS
+from unbraid.models.demucs.config import N_DECAYS, N_HEADS
 from unbraid.models.demucs.state import branch_shapes
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -13,7 +13,6 @@ from torch import nn  # noqa: E402
 
 from unbraid.models.layers import (  # noqa: E402
     BLSTM,
-    N_DECAYS,
     DConv,
     LayerScale,
     LocalAttention,

@@ -11,9 +11,23 @@ from unbraid.errors import ModelError
 from unbraid.models.demucs.kwargs import fields_from_kwargs
 from unbraid.models.plain import check_fields, check_stems, read_plain, shown, write_plain
 
-__all__ = ["N_HEADS", "DemucsConfig", "check_branch", "check_groups", "check_width"]
+__all__ = [
+    "LONGEST_LSTM",
+    "N_DECAYS",
+    "N_HEADS",
+    "SELF_SCORE",
+    "STD_FLOOR",
+    "DemucsConfig",
+    "check_branch",
+    "check_groups",
+    "check_width",
+]
 
 N_HEADS: Final = 4  # of the attention inside a residual branch
+N_DECAYS: Final = 4  # penalties of each of its heads on distance
+SELF_SCORE: Final = -100.0  # score of a step with itself: it attends to itself only where there is no other
+LONGEST_LSTM: Final = 200  # steps that an LSTM inside a residual branch sees at once
+STD_FLOOR: Final = 1e-5  # added to the mix's standard deviation before dividing by it
 
 _WIDEST: Final = 2**16
 # The first release knew only a number of sources; this is what its command wrote.

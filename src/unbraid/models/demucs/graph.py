@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unbraid.datatypes import Network
-from unbraid.models.demucs.config import DemucsConfig
+from unbraid.models.demucs.config import STD_FLOOR, DemucsConfig
 from unbraid.models.demucs.lengths import output_length, valid_length
 from unbraid.models.demucs.resampling_graph import doubled, halved
 from unbraid.models.demucs.state import parameter_shapes
@@ -36,7 +36,6 @@ __all__ = ["describe", "network"]
 
 INPUT: Final = "mix"
 OUTPUT: Final = "stems"
-STD_FLOOR: Final = 1e-5  # added to the mix's standard deviation before dividing by it
 WIDEST_SPREAD: Final = 128  # channels after a transposed convolution that is computed as a plain one: see `_spread`
 ROW: Final = 1024  # samples that are added up by themselves: see `_sum`
 GRAPH_VERSION: Final = 1  # part of every fingerprint: raised whenever `describe` describes something else than before

@@ -6,22 +6,16 @@ After A. Défossez et al., "Music source separation in the waveform domain", 201
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unbraid.models.demucs.config import DemucsConfig
+from unbraid.models.demucs.config import STD_FLOOR, DemucsConfig
 from unbraid.models.demucs.lengths import valid_length
+from unbraid.models.demucs.resampling import resampling_kernels
 from unbraid.models.layers import BLSTM, DConv, rescale_weights
 
-__all__ = ["DemucsNetwork", "resampling_kernels"]
-
-STD_FLOOR = 1e-5  # added to the mix's standard deviation before dividing by it
-# The low-pass filter of julius' resampling (version 0.2): zero crossings on either side, and share of the band kept.
-N_ZEROS = 24
-ROLLOFF = 0.945
+__all__ = ["DemucsNetwork"]
 
 
 class DemucsNetwork(nn.Module):
@@ -176,7 +170,7 @@ class _Upsampling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Not persistent: it is no part of the state.
-        self.register_buffer("kernel", resampling_kernels(old=1, new=2), persistent=False)
+        self.register_buffer("kernel", _kernel(old=1, new=2), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (batch, channel, time) to (batch, channel, 2 · time)."""
@@ -191,7 +185,7 @@ class _Downsampling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("kernel", resampling_kernels(old=2, new=1), persistent=False)
+        self.register_buffer("kernel", _kernel(old=2, new=1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (batch, channel, time) to (batch, channel, time // 2)."""
@@ -201,18 +195,6 @@ class _Downsampling(nn.Module):
         return functional.conv1d(padded, kernel, stride=2).reshape(*x.shape[:2], -1)
 
 
-def resampling_kernels(*, old: int, new: int) -> Tensor:
-    """Filters for resampling by `new` / `old`, in which one of the two is 1, as the julius package computes them.
-
-    Output j is the input interpolated at the time of j · old / new input samples, by a sinc with the window
-    cos²(π t / (2 N_ZEROS)), t counted in its zero crossings, and scaled so that a constant stays what it is.
-
-    returns : tensor [shape=(new, 1, tap), float32]; tap k of filter i is for input j · old + k − reach, with
-        reach = ceil(N_ZEROS · old / ROLLOFF)
-    """
-    reach = math.ceil(N_ZEROS * old / ROLLOFF)
-    taps = torch.arange(-reach, reach + old, dtype=torch.float64) / old
-    phases = torch.arange(new, dtype=torch.float64)[:, None] / new
-    t = ((taps - phases) * ROLLOFF).clamp(-N_ZEROS, N_ZEROS)
-    kernels = torch.sinc(t) * torch.cos(t * math.pi / (2 * N_ZEROS)) ** 2
-    return (kernels / kernels.sum(dim=1, keepdim=True)).float()[:, None]
+def _kernel(old: int, new: int) -> Tensor:
+    """Filters for resampling as `conv1d` takes them: tensor [shape=(new, 1, tap)]."""
+    return torch.from_numpy(resampling_kernels(old=old, new=new)).float()[:, None]

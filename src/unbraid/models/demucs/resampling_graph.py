@@ -1,4 +1,4 @@
-"""Resampling by two as nodes of an ONNX graph: what `network.resampling_kernels` describes, block by block.
+"""Resampling by two as nodes of an ONNX graph: what `resampling_kernels` describes, block by block.
 
 A filter from one channel to one or two leaves most of a vector unit idle. So a block of samples becomes as many
 channels, for which the taps are rearranged: the same sums, and some zeros.
@@ -6,20 +6,17 @@ channels, for which the taps are rearranged: the same sums, and some zeros.
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unbraid.models.demucs.resampling import resampling_kernels
 from unbraid.models.onnx_graph import GraphNodes
 
 __all__ = ["doubled", "halved"]
 
 BLOCK: Final = 16  # samples, at the lower of the two rates
-# The low-pass filter of julius' resampling (version 0.2): zero crossings on either side, and share of the band kept.
-N_ZEROS: Final = 24
-ROLLOFF: Final = 0.945
 
 
 def doubled(graph: GraphNodes, x: str, n_channels: int, n: int) -> str:
@@ -62,24 +59,11 @@ def _block_kernel(old: int, new: int) -> tuple[NDArray[np.float32], int]:
 
     returns : [shape=(BLOCK · new, BLOCK · old, 2 · lead + 1)], and `lead`
     """
-    kernels = _kernels(old, new)
-    reach = math.ceil(N_ZEROS * old / ROLLOFF)
+    kernels = resampling_kernels(old=old, new=new)
+    reach = (kernels.shape[1] - old) // 2
     size = BLOCK * old
     lead = -(-(reach + old) // size)
     r, q, m = np.ogrid[: BLOCK * new, :size, : 2 * lead + 1]
     tap = (m - lead) * size + q - r // new * old + reach
     within = (tap >= 0) & (tap < kernels.shape[1])
     return np.where(within, kernels[r % new, np.where(within, tap, 0)], 0).astype(np.float32), lead
-
-
-def _kernels(old: int, new: int) -> NDArray[np.float64]:
-    """Filters for resampling by `new` / `old`: see `network.resampling_kernels`, in torch.
-
-    returns : [shape=(new, tap)]
-    """
-    reach = math.ceil(N_ZEROS * old / ROLLOFF)
-    taps = np.arange(-reach, reach + old) / old
-    t = np.clip((taps - np.arange(new)[:, None] / new) * ROLLOFF, -N_ZEROS, N_ZEROS)
-    kernels: NDArray[np.float64] = np.sinc(t) * np.cos(t * np.pi / (2 * N_ZEROS)) ** 2
-    kernels /= kernels.sum(axis=1, keepdims=True)
-    return kernels

@@ -7,12 +7,10 @@ there are no buffers.
 from __future__ import annotations
 
 from unbraid.errors import ModelError
-from unbraid.models.demucs.config import N_HEADS, DemucsConfig
+from unbraid.models.demucs.config import N_DECAYS, N_HEADS, DemucsConfig
 from unbraid.models.shapes import Shapes, conv, conv_transposed, linear, lstm, nested, norm, numbered
 
 __all__ = ["branch_shapes", "from_v2_names", "parameter_shapes"]
-
-_N_DECAYS = 4  # of the attention inside a residual branch: penalties of its heads on distance
 
 
 def parameter_shapes(config: DemucsConfig) -> Shapes:
@@ -93,7 +91,7 @@ def branch_shapes(width: int, *, depth: int, compression: float, attention: bool
         kinds = ("content", "query", "key")
         shapes = {kind: conv(hidden, hidden, 1) for kind in kinds}
         parts.append(
-            nested({**shapes, "query_decay": conv(hidden, N_HEADS * _N_DECAYS, 1), "proj": conv(hidden, hidden, 1)})
+            nested({**shapes, "query_decay": conv(hidden, N_HEADS * N_DECAYS, 1), "proj": conv(hidden, hidden, 1)})
         )
     parts += [conv(hidden, 2 * width, 1), norm(2 * width), {}, {"scale": (width,)}]
     return nested({"layers": numbered([numbered(parts)] * depth)})

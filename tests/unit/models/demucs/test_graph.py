@@ -152,7 +152,7 @@ def test_resampling_block_by_block_is_resampling(n: int) -> None:
     pytest.importorskip("onnxruntime")
     from torch.nn import functional
 
-    from unbraid.models.demucs.network import resampling_kernels
+    from unbraid.models.demucs.resampling import resampling_kernels
 
     x = np.random.default_rng(0).standard_normal((1, 3, 1, n)).astype(np.float32)
     for describe_one, old, new in ((doubled, 1, 2), (halved, 2, 1)):
@@ -163,7 +163,7 @@ def test_resampling_block_by_block_is_resampling(n: int) -> None:
         graph.add("Identity", describe_one(graph, "x", 3, n), name="y")
         made = make_network(lambda g=graph: g, dict, dict, dict, input_shapes=(x.shape,), fingerprint="")
         (got,) = load_engine(made, engine="onnxruntime", precision="f32", n_threads=1, cache_dir=None).run((x,))
-        kernels = resampling_kernels(old=old, new=new)
+        kernels = torch.from_numpy(resampling_kernels(old=old, new=new)).float()[:, None]
         reach = (kernels.shape[2] - old) // 2
         padded = functional.pad(torch.from_numpy(x[0]), (reach, reach + old - 1), mode="replicate")
         expected = functional.conv1d(padded.transpose(0, 1).reshape(3, 1, -1), kernels, stride=old)
