@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Audio", "AudioInfo", "ComplexArray", "FloatArray", "Network", "Progress", "WriteReport"]
+__all__ = ["AUDIO_SUFFIXES", "Audio", "AudioInfo", "ComplexArray", "FloatArray", "Network", "Progress", "WriteReport"]
 
 FloatArray: TypeAlias = NDArray[np.float32]
 ComplexArray: TypeAlias = NDArray[np.complex64]
+
+# In folders, files with these names are taken for audio; a file that is named itself may be called anything.
+# fmt: off
+AUDIO_SUFFIXES = frozenset({
+    ".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".flac", ".mp3", ".m4a", ".mp4", ".m4v", ".mov", ".aac",
+    ".alac", ".ogg", ".oga", ".opus", ".wma", ".asf", ".mkv", ".mka", ".webm", ".avi", ".caf", ".au", ".mp2", ".ac3",
+    ".wv", ".ape", ".tta",
+})
+# fmt: on
 
 
 @dataclass(frozen=True, eq=False)

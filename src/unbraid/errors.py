@@ -6,6 +6,7 @@
     ├── AudioError              a file cannot be read, decoded or written
     ├── UsageError              an option or argument makes no sense           exit code 2
     ├── ModelError              a model, its configuration or its weights      exit code 3
+    ├── DatasetError            music with stems is not there, or not as told  exit code 3
     ├── EngineError             the program that runs networks
     └── CancelledError          a progress callback asked to stop              exit code 130
 
@@ -15,7 +16,7 @@ Errors of other libraries are translated where they enter (``raise … from``).
 
 from __future__ import annotations
 
-__all__ = ["AudioError", "CancelledError", "EngineError", "ModelError", "UnbraidError", "UsageError"]
+__all__ = ["AudioError", "CancelledError", "DatasetError", "EngineError", "ModelError", "UnbraidError", "UsageError"]
 
 
 class UnbraidError(Exception):
@@ -36,6 +37,12 @@ class UsageError(UnbraidError, ValueError):
 
 class ModelError(UnbraidError):
     """A model is unknown, or its configuration or weights are missing or damaged."""
+
+    exit_code = 3
+
+
+class DatasetError(UnbraidError):
+    """A dataset is missing, empty, or not laid out as it should be."""
 
     exit_code = 3
 

@@ -75,24 +75,26 @@ class OpenFile:
         self.file.close()
 
 
-def open_container(path: Path) -> OpenFile:
-    """Open `path` and choose its audio stream: the one marked as default, else the first.
+def open_container(path: Path, stream: int | None = None) -> OpenFile:
+    """Open `path` and choose its audio stream: the one with that number, else the one marked as default, or the first.
+
+    stream : number among the audio streams, from 0; None for the default
 
     Raises
     ------
-    AudioError : missing, a directory, unreadable, empty, not audio, without an audio stream or without its decoder
+    AudioError : missing, a directory, unreadable, empty, not audio, without an audio stream, that one or its decoder
     """
-    opened = _open(path, {})
+    opened = _open(path, stream, {})
     if opened.demuxer == "mov" and opened.stream.codec_context.name in ("aac", "opus"):
         rate, track_id = opened.stream.codec_context.sample_rate, opened.stream.id
         if _aside(opened, lambda file: mp4_samples(file, track_id, rate)) is not None:
             # FFmpeg drops the last packet if a rounded edit list ends before it: leave the list to our own length.
             opened.close()
-            opened = _open(path, {"advanced_editlist": "0"})
+            opened = _open(path, stream, {"advanced_editlist": "0"})
     return opened
 
 
-def _open(path: Path, options: dict[str, str]) -> OpenFile:
+def _open(path: Path, stream: int | None, options: dict[str, str]) -> OpenFile:
     file = _open_file(path)
     try:
         container = av.open(
@@ -111,10 +113,15 @@ def _open(path: Path, options: dict[str, str]) -> OpenFile:
         file.close()
         raise
     streams = container.streams.audio
-    nth = next((i for i, stream in enumerate(streams) if int(stream.disposition) & _DEFAULT), 0)
+    nth = stream
+    if nth is None:
+        nth = next((i for i, found in enumerate(streams) if int(found.disposition) & _DEFAULT), 0)
     problem = None
     if not streams:
         problem = "it has no audio stream"
+    elif not 0 <= nth < len(streams):
+        some = "1 audio stream" if len(streams) == 1 else f"{len(streams)} audio streams"
+        problem = f"it has {some}, number {nth} (from 0) was asked for"
     elif streams[nth].codec_context is None:
         problem = "there is no decoder for its audio; convert it to FLAC or WAV"
     if problem is not None:
@@ -132,9 +139,9 @@ def declared_samples(opened: OpenFile, sample_rate: int) -> int | None:
     if demuxer in ("wav", "w64"):
         return _aside(opened, wav_samples)
     if demuxer == "mov":
-        return _itunes_samples(opened.container.metadata) or _aside(
-            opened, lambda file: mp4_samples(file, stream.id, sample_rate)
-        )
+        # Of several streams, the note does not say which one it is about.
+        noted = _itunes_samples(opened.container.metadata) if opened.n_audio_streams == 1 else None
+        return noted or _aside(opened, lambda file: mp4_samples(file, stream.id, sample_rate))
     if demuxer == "mp3":
         return promised if _aside(opened, has_mp3_frame_count) else None
     if demuxer == "ogg":

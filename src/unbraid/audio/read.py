@@ -39,6 +39,8 @@ class AudioReader:
     Parameters
     ----------
     path : Path
+    stream : int or None
+        Number among the file's audio streams, from 0; None for the one marked as default, else the first.
     strict : bool
         Whether damage (truncated, corrupt) is an error instead of a notice.
 
@@ -50,12 +52,13 @@ class AudioReader:
         What the user should know of this file; complete when `blocks` has come to its end.
     """
 
-    def __init__(self, path: Path, *, strict: bool = False) -> None:
+    def __init__(self, path: Path, *, stream: int | None = None, strict: bool = False) -> None:
         self._path = path
+        self._stream = stream
         self._strict = strict
         self._damage = Damage()
         self._frames: Iterator[AudioFrame | Gap] | None = None
-        self._opened: OpenFile | None = open_container(path)
+        self._opened: OpenFile | None = open_container(path, stream)
         try:
             self.info = self._start()
         except BaseException:
@@ -63,7 +66,8 @@ class AudioReader:
             raise
         n_streams = self._opened.n_audio_streams
         nth = self._opened.nth_audio_stream
-        self._first_notices = [f"{n_streams} audio streams: number {nth + 1} was used"] if n_streams > 1 else []
+        chosen_for_user = stream is None and n_streams > 1
+        self._first_notices = [f"{n_streams} audio streams: number {nth + 1} was used"] if chosen_for_user else []
         self.notices: list[str] = list(self._first_notices)
 
     def __enter__(self) -> AudioReader:
@@ -116,7 +120,7 @@ class AudioReader:
         """The whole file, then its notices."""
         if self._frames is None:
             self.close()
-            self._opened = open_container(self._path)
+            self._opened = open_container(self._path, self._stream)
             self._damage = Damage()
             self._frames = decode_frames(self._opened, self._damage)
         frames, self._frames = self._frames, None
@@ -199,21 +203,24 @@ def _damage_notices(info: AudioInfo, opened: OpenFile, damage: Damage) -> list[s
     return found
 
 
-def open_audio(path: os.PathLike[str] | str, *, strict: bool = False) -> AudioReader:
+def open_audio(path: os.PathLike[str] | str, *, stream: int | None = None, strict: bool = False) -> AudioReader:
     """Open an audio file for reading.
 
     Parameters
     ----------
     path : path
         A local file in any format that FFmpeg knows; of a video, the sound track is read.
+    stream : int, optional
+        Number among the file's audio streams, from 0; without it the one marked as default, else the first, is read,
+        and a notice says so where there are several.
     strict : bool
         Whether damage is an error (raised by `blocks`) instead of a notice.
 
     Raises
     ------
-    AudioError : missing, a directory, unreadable, empty, not audio, no audio stream, no samples
+    AudioError : missing, a directory, unreadable, empty, not audio, no audio stream or not that one, no samples
     """
-    return AudioReader(Path(path), strict=strict)
+    return AudioReader(Path(path), stream=stream, strict=strict)
 
 
 def read_audio(
@@ -222,15 +229,18 @@ def read_audio(
     sample_rate: int | None = None,
     offset_s: float = 0.0,
     duration_s: float | None = None,
+    stream: int | None = None,
     strict: bool = False,
 ) -> Audio:
     """Read a whole file, or a part, into memory; resampled where `sample_rate` (Hz) is given and different.
+
+    stream : as in `open_audio`
 
     Raises
     ------
     AudioError : as `open_audio` and `AudioReader.blocks`
     """
-    with open_audio(path, strict=strict) as reader:
+    with open_audio(path, stream=stream, strict=strict) as reader:
         samples = np.concatenate(list(reader.blocks(offset_s=offset_s, duration_s=duration_s)), axis=1)
         if sample_rate is None or sample_rate == reader.info.sample_rate:
             return Audio(samples, reader.info.sample_rate)

@@ -15,21 +15,13 @@ from typing import Any
 from unbraid.cli.downloads import DownloadDisplay
 from unbraid.cli.memory import return_large_arrays
 from unbraid.cli.render import Display
+from unbraid.datatypes import AUDIO_SUFFIXES
 from unbraid.errors import AudioError, CancelledError, UnbraidError, UsageError
 from unbraid.separation.output import Output, existing_outputs, output_paths
 from unbraid.separation.plan import Options
 from unbraid.separation.separator import Separator, check_part
 
 __all__ = ["Batch", "run"]
-
-# In folders, only files with these names are taken; a file named on the command line may be called anything.
-# fmt: off
-_AUDIO_SUFFIXES = frozenset({
-    ".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".flac", ".mp3", ".m4a", ".mp4", ".m4v", ".mov", ".aac",
-    ".alac", ".ogg", ".oga", ".opus", ".wma", ".asf", ".mkv", ".mka", ".webm", ".avi", ".caf", ".au", ".mp2", ".ac3",
-    ".wv", ".ape", ".tta",
-})
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -199,7 +191,7 @@ def _found(folder: Path, recursive: bool) -> Iterator[tuple[Path, UnbraidError |
         folders[:] = sorted(folders) if recursive and real not in seen else []
         paths = [Path(place, name) for name in sorted(names)] if real not in seen else []
         seen.add(real)
-        yield from ((path, None) for path in paths if path.suffix.lower() in _AUDIO_SUFFIXES and os.path.isfile(path))
+        yield from ((path, None) for path in paths if path.suffix.lower() in AUDIO_SUFFIXES and os.path.isfile(path))
     for problem in problems:
         closed = Path(problem.filename)
         yield closed, AudioError(f"cannot read the folder '{closed}': {problem.strerror}")
