@@ -18,7 +18,7 @@ from processor import has_bf16
 from unbraid import Options, Separator
 from unbraid.datasets.synthetic import STEMS, synthesize_song
 from unbraid.datatypes import FloatArray
-from unbraid.evaluation.scores import energy_sdr
+from unbraid.evaluation.scores import usdr
 from unbraid.models.demucs.config import DemucsConfig
 from unbraid.models.families import family
 from unbraid.models.hdemucs.config import HDemucsConfig
@@ -135,7 +135,7 @@ def distances(outputs: tuple[Any, ...], transform: Any, truth: FloatArray) -> An
 
 
 def sdrs(truth: FloatArray, found: FloatArray) -> FloatArray:
-    return np.array([energy_sdr(*pair) for pair in zip(truth, found, strict=True)])
+    return np.array([usdr(*pair) for pair in zip(truth, found, strict=True)])
 
 
 def through_inverse(outputs: tuple[Any, ...], transform: Any, window: FloatArray, truth: FloatArray) -> FloatArray:

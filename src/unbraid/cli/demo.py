@@ -26,7 +26,7 @@ def demo(
     from unbraid.cli.render import clock
     from unbraid.datasets.synthetic import synthesize_song
     from unbraid.datatypes import Audio
-    from unbraid.evaluation.scores import energy_sdr
+    from unbraid.evaluation.scores import usdr
     from unbraid.separation.separator import Separator
 
     song = synthesize_song(seconds=seconds, seed=seed)
@@ -48,7 +48,7 @@ def demo(
     print(f"\n{'stem':<8} {'SDR':>8} {'of the mix':>11}   file")
     for stem, written in report.stems.items():
         estimate = read_audio(written.path).samples
-        sdr, mix_sdr = energy_sdr(song[stem], estimate), energy_sdr(song[stem], mix)
+        sdr, mix_sdr = usdr(song[stem], estimate), usdr(song[stem], mix)
         print(f"{stem:<8} {sdr:5.2f} dB {mix_sdr:8.2f} dB   {written.path}")
     print("\nSDR: energy of the true stem over that of the error; more is better. The song is synthetic: listen to it.")
     print(f"Your own music: unbraid separate song.mp3 -o {folder}")

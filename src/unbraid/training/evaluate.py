@@ -14,7 +14,7 @@ import numpy as np
 
 from unbraid.datatypes import FloatArray
 from unbraid.errors import UnbraidError
-from unbraid.evaluation.scores import StemScore, score_stems
+from unbraid.evaluation.oracles import OracleShare, oracle_shares
 from unbraid.separation.separator import Separator
 from unbraid.training.data import held_out_window
 from unbraid.training.prepare import STEMS
@@ -39,8 +39,8 @@ def main() -> int:
         with Separator(options.model) as separator:
             estimates = {title: _separate(separator, references) for title, references in parts.items()}
         for title, references in parts.items():
-            _say(title, score_stems(references, estimates[title]))
-        _say("all of these, one after another", score_stems(_joined(parts), _joined(estimates)))
+            _say(title, oracle_shares(references, estimates[title]))
+        _say("all of these, one after another", oracle_shares(_joined(parts), _joined(estimates)))
     except UnbraidError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -58,7 +58,7 @@ def _joined(parts: Mapping[str, Mapping[str, FloatArray]]) -> dict[str, FloatArr
     return {stem: np.concatenate([part[stem] for part in parts.values()], axis=1) for stem in STEMS}
 
 
-def _say(title: str, scores: Mapping[str, StemScore]) -> None:
+def _say(title: str, scores: Mapping[str, OracleShare]) -> None:
     sys.stdout.write(f"**{title}**\n\n{markdown_table(scores)}\n")
     sys.stdout.flush()
 
@@ -91,7 +91,7 @@ def held_out_parts(
     return parts
 
 
-def markdown_table(scores: Mapping[str, StemScore]) -> str:
+def markdown_table(scores: Mapping[str, OracleShare]) -> str:
     """The scores of one part as a Markdown table, with their mean."""
     lines = ["| stem | mix | model | IRM2 oracle | share |", "|---|---|---|---|---|"]
     for stem, score in scores.items():

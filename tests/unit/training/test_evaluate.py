@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unbraid.evaluation.scores import StemScore
+from unbraid.evaluation.oracles import OracleShare
 from unbraid.training.evaluate import SAMPLE_RATE, held_out_parts, markdown_table
 
 
@@ -26,6 +26,6 @@ def test_held_out_parts_are_whole_songs_and_windows_of_the_others(tmp_path: Path
 
 
 def test_the_table_shows_scores_and_their_mean() -> None:
-    table = markdown_table({"vocals": StemScore(-5.0, 4.0, 13.0), "drums": StemScore(0.0, 7.5, 10.0)})
+    table = markdown_table({"vocals": OracleShare(-5.0, 4.0, 13.0), "drums": OracleShare(0.0, 7.5, 10.0)})
     assert "| vocals | -5.00 | 4.00 | 13.00 | 0.50 |" in table
     assert table.splitlines()[-1] == "| **mean** | | 5.75 | | **0.62** |"
