@@ -1,0 +1,171 @@
+"""Double-precision spectra and products for BSSEval, on NumPy and SciPy or on a device of PyTorch.
+
+Both libraries share the names used here, so that each computation is written once, for a slice of the frequencies; on
+NumPy the slices are shared out among threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from unbraid.errors import EngineError, UsageError
+from unbraid.evaluation.results import ScoreArray
+
+__all__ = ["Arrays", "open_arrays"]
+
+_BINS_AT_ONCE = 512  # so that what a thread works on stays in its cache
+
+T = TypeVar("T")
+
+
+def open_arrays(device: str = "numpy", n_threads: int | None = None) -> Arrays:
+    """Choose what computes.
+
+    device : "numpy", or a device of PyTorch with double precision: "cpu", "cuda", "cuda:1"
+    n_threads : of NumPy and SciPy; None for one a processor
+
+    Raises
+    ------
+    UsageError : the device has no double precision, or there is none of that name
+    EngineError : PyTorch is not installed
+    """
+    n_threads = n_threads or os.cpu_count() or 1
+    if device == "numpy":
+        return Arrays(np, n_threads)
+    try:
+        import torch
+    except ImportError as error:
+        raise EngineError(
+            f"device {device!r} needs PyTorch: pip install 'unbraid[torch]', or leave --device out"
+        ) from error
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UsageError(f"device {device!r} cannot be used for BSSEval: {str(error).splitlines()[0]}") from error
+    return Arrays(torch, 1, device)
+
+
+class Arrays:
+    """Where BSSEval's arrays are, and what is done with them there.
+
+    A "spectrum" is an array of that place [shape=(signal, piece, bin), complex128].
+    """
+
+    def __init__(self, xp: Any, n_threads: int, device: str = "") -> None:
+        self._xp = xp
+        self._n_threads = n_threads
+        self._device = device
+
+    def fast_length(self, n: int) -> int:
+        """The next length from `n` on whose Fourier transform is fast; even."""
+        from scipy import fft
+
+        return 2 * int(fft.next_fast_len(-(-n // 2), real=True))
+
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        """Complex zeros."""
+        if self._xp is np:
+            return np.zeros(shape, np.complex128)
+        return self._xp.zeros(shape, dtype=self._xp.complex128, device=self._device)
+
+    def spectra(self, signals: ScoreArray) -> Any:
+        """Spectra of real signals [shape=(signal, piece, time)]."""
+        return self._rfft(signals, -1, signals.shape[-1])
+
+    def filter_spectra(self, filters: ScoreArray, n_fft: int) -> Any:
+        """Frequency responses [shape=(bin, …)] of filters [shape=(tap, …)]."""
+        return self._rfft(filters, 0, n_fft)
+
+    def add_cross_spectra(self, total: Any, x: Any, y: Any) -> None:
+        """Add Σ_piece conj(x_a) y_b to `total` [shape=(bin, signal of x, signal of y)]."""
+
+        def add(bins: slice) -> None:
+            total[bins] += self._bins_first(x, bins).conj() @ self._bins_first(y, bins).swapaxes(-1, -2)
+
+        self._over_bins(add, len(total))
+
+    def lags(self, cross_spectra: Any, n_fft: int, n_lags: int) -> ScoreArray:
+        """The first correlations [shape=(lag, signal of x, signal of y)] of cross spectra."""
+        if self._xp is np:
+            from scipy import fft
+
+            return np.asarray(fft.irfft(cross_spectra, n_fft, axis=0, workers=self._n_threads)[:n_lags])
+        return np.asarray(self._xp.fft.irfft(cross_spectra, n_fft, dim=0)[:n_lags].cpu().numpy())
+
+    def projection_energies(self, spectra: Any, all_stems: Any, own_stem: Any, n_fft: int) -> ScoreArray:
+        """The energies that ISR, SIR and SAR are made of.
+
+        Parameters
+        ----------
+        spectra : spectrum
+            Of true signals, then of as many estimated ones; signal = stem · channel.
+        all_stems : array [shape=(bin, true signal, estimated signal)]
+            Frequency responses of the projection onto all stems.
+        own_stem : array [shape=(bin, stem, true channel, estimated channel)]
+            Of the projection onto each estimate's own stem.
+        n_fft : int
+            Length of the Fourier transforms.
+
+        Returns
+        -------
+        ndarray [shape=(5, stem, piece), float64]
+            Energies of P_j ŝ − s_j, P_j ŝ, P ŝ − P_j ŝ, P ŝ and ŝ − P ŝ.
+        """
+        n_stems, n_channels = own_stem.shape[1:3]
+        n_signals, n_pieces, n_bins = n_stems * n_channels, spectra.shape[1], spectra.shape[2]
+
+        def energies(bins: slice) -> Any:
+            both = self._bins_first(spectra, bins)
+            true, estimate = both[:, :n_signals], both[:, n_signals:]
+            projected = all_stems[bins].swapaxes(-1, -2) @ true
+            target = projected
+            if n_stems > 1:
+                by_stem = true.reshape(-1, n_stems, n_channels, n_pieces)
+                target = (own_stem[bins].swapaxes(-1, -2) @ by_stem).reshape(true.shape)
+            parts = (target - true, target, projected - target, projected, estimate - projected)
+            weights = self._put(_weights(bins, n_bins))
+            return self._xp.stack([self._xp.einsum("b,bsp->sp", weights, z.real**2 + z.imag**2) for z in parts])
+
+        total: Any = sum(self._over_bins(energies, n_bins)) / n_fft
+        total = total if self._xp is np else total.cpu().numpy()
+        by_stem: ScoreArray = total.reshape(5, n_stems, n_channels, n_pieces).sum(axis=2)
+        return by_stem
+
+    def _rfft(self, signals: ScoreArray, axis: int, n_fft: int) -> Any:
+        if self._xp is np:
+            from scipy import fft
+
+            return fft.rfft(signals, n_fft, axis=axis, workers=self._n_threads)
+        return self._xp.fft.rfft(self._put(signals), n_fft, dim=axis)
+
+    def _put(self, array: ScoreArray) -> Any:
+        """The array, where the others are."""
+        return array if self._xp is np else self._xp.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+    def _bins_first(self, spectra: Any, bins: slice) -> Any:
+        """Some bins of spectra, contiguous [shape=(bin, signal, piece)]."""
+        some = self._xp.moveaxis(spectra[..., bins], -1, 0)
+        return np.ascontiguousarray(some) if self._xp is np else some.contiguous()
+
+    def _over_bins(self, do: Callable[[slice], T], n_bins: int) -> list[T]:
+        """Do something for all bins, slice by slice; the results, in order."""
+        if self._xp is not np:
+            return [do(slice(0, n_bins))]
+        slices = [slice(first, min(first + _BINS_AT_ONCE, n_bins)) for first in range(0, n_bins, _BINS_AT_ONCE)]
+        with ThreadPoolExecutor(self._n_threads, "unbraid-bsseval") as pool:
+            return list(pool.map(do, slices))
+
+
+def _weights(bins: slice, n_bins: int) -> ScoreArray:
+    """How often each of these bins is in the whole spectrum: once the first and the last, twice the others."""
+    weights = np.full(bins.stop - bins.start, 2.0)
+    if bins.start == 0:
+        weights[0] = 1.0
+    if bins.stop == n_bins:
+        weights[-1] = 1.0
+    return weights
