@@ -13,6 +13,7 @@ import typer
 import unbraid
 from unbraid.cli.demo import demo
 from unbraid.cli.doctor import doctor
+from unbraid.cli.evaluate import evaluate
 from unbraid.cli.models import models
 from unbraid.cli.render import one_line
 from unbraid.cli.separate import separate
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(separate)
 app.command()(demo)
 app.command()(doctor)
+app.add_typer(evaluate, name="evaluate")
 app.add_typer(models, name="models")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unbraid.cli.render import one_line
+from unbraid.cli.render import columns, one_line
 from unbraid.errors import ModelError
 
 if TYPE_CHECKING:
@@ -53,15 +53,7 @@ def _table(rows: Sequence[Row], stems: Callable[[Sequence[str]], str]) -> list[s
     for row in rows:
         sdr = "" if row.sdr is None else f"{row.sdr:.2f}"
         table.append((row.name, row.state, _megabytes(row.size), sdr, stems(row.stems), row.licence))
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    numbers = (2, 3)
-    return [
-        "  ".join(
-            cell.rjust(width) if i in numbers else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    ]
+    return columns(table, right=(2, 3))
 
 
 def _megabytes(size: int | None) -> str:

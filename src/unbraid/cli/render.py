@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from unbraid.datatypes import Progress
     from unbraid.separation.separator import FileReport
 
-__all__ = ["Display", "clock", "one_line"]
+__all__ = ["Display", "bars", "clock", "columns", "one_line"]
 
 
 def one_line(text: str) -> str:
@@ -31,6 +32,18 @@ def one_line(text: str) -> str:
 def clock(seconds: float) -> str:
     """Minutes and seconds, e.g. 3:30."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: Collection[int]) -> list[str]:
+    """The rows as lines, in columns two spaces apart; those in `right` are flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 class Display:
@@ -48,7 +61,7 @@ class Display:
 
     def __enter__(self) -> Display:
         if self._show == "all" and sys.stderr.isatty():
-            self._bars = _bars()
+            self._bars = bars()
             self._bars.start()
         return self
 
@@ -128,7 +141,8 @@ class Display:
             print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
-def _bars() -> Bars:
+def bars() -> Bars:
+    """Progress bars on the error stream: description, stage, bar, speed, time left."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

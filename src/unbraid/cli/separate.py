@@ -1,24 +1,22 @@
 """`unbraid separate`: files and folders in, stems out.
 
-The options are fields of a few dataclasses, which turn them into what the rest of the program takes. Spleeter's and
-Demucs's names are all here; where one letter means two things, it means Spleeter's (`-d`, `-s`).
+Spleeter's and Demucs's names are all here; where one letter means two things, it means Spleeter's (`-d`, `-s`).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unbraid.cli.options import Compute, Separation, command
 from unbraid.errors import UsageError
 
 if TYPE_CHECKING:
     from unbraid.separation.output import Output
-    from unbraid.separation.plan import Options
 
 __all__ = ["separate"]
 
@@ -76,77 +74,6 @@ class _Input:
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Also look into folders of folders.")] = False
     strict: Annotated[bool, typer.Option("--strict", help="Damaged or truncated input is an error.")] = False
     inputs: Annotated[list[Path] | None, typer.Option("-i", "--inputs", hidden=True, readable=False)] = None
-
-
-@dataclass(frozen=True)
-class _Separation:
-    """How it is separated."""
-
-    stems: Annotated[
-        str | None, typer.Option("--stems", metavar="NAMES", help="Only these: vocals,drums.", show_default="all")
-    ] = None
-    two_stems: Annotated[
-        str | None,
-        typer.Option("--two-stems", metavar="NAME", help="This stem, and the rest together as no_NAME."),
-    ] = None
-    other_method: Annotated[
-        str | None,
-        typer.Option(
-            "--other-method",
-            metavar="METHOD",
-            help="The rest is: minus (the mix less the stem), add (all other stems), none (not written).",
-            show_default="minus",
-        ),
-    ] = None
-    sum_exact: Annotated[
-        bool,
-        typer.Option(
-            "--sum-exact", help="Share what the stems leave of the mix out among them, where they do not add up to it."
-        ),
-    ] = False
-    mwf: Annotated[
-        bool, typer.Option("--mwf", help="Refine by a multichannel Wiener filter (two passes: half the speed).")
-    ] = False
-    high_band: Annotated[
-        str,
-        typer.Option(
-            "--high-band", metavar="WHAT", help="Above the network's band: average (nothing is lost), zeros, or model."
-        ),
-    ] = "average"
-    shifts: Annotated[
-        int, typer.Option("--shifts", metavar="N", help="Average N runs, each with the track shifted at random.")
-    ] = 1
-    overlap: Annotated[
-        float | None,
-        typer.Option(
-            "--overlap", metavar="SHARE", help="Of a segment, done twice, in [0, 1).", show_default="the model's"
-        ),
-    ] = None
-    segment: Annotated[
-        float | None,
-        typer.Option("--segment", metavar="SECONDS", help="What the network sees at once.", show_default="the model's"),
-    ] = None
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the random shifts.")] = 0
-
-    def options(self) -> Options:
-        """The same for the pipeline."""
-        from unbraid.separation.plan import Options
-
-        if self.other_method is not None and self.two_stems is None:
-            raise UsageError(f"--other-method {self.other_method} is about the rest of --two-stems: choose that too")
-        names = None if self.stems is None else [name.strip() for name in self.stems.split(",")]
-        return Options(
-            stems=None if names is None else tuple(name for name in names if name),
-            two_stems=self.two_stems,
-            other_method=self.other_method or "minus",
-            wiener=self.mwf,
-            shifts=self.shifts,
-            overlap=self.overlap,
-            segment_s=self.segment,
-            high_band=self.high_band,
-            sum_exact=self.sum_exact,
-            seed=self.seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -268,45 +195,16 @@ class _Written:
 
 @dataclass(frozen=True)
 class _Run:
-    """What computes, and what is said about it."""
+    """How much at once, and what is said about it."""
 
-    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="auto, openvino, onnxruntime or torch.")] = (
-        "auto"
-    )
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps.")] = "auto"
-    precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, f32, bf16 or f16.")] = "auto"
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", metavar="N", min=1, help="Of the processor, for the network.", show_default="all"),
-    ] = None
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="By torch.compile (--engine torch): slow to start, then faster.")
-    ] = False
     jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Files done at the same time.")] = 1
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each file.")] = False
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print what is used and how long it takes.")] = False
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a function of these dataclasses: each of their fields is an option."""
-    groups: list[Any] = [_Input, _Separation, _Written, _Run]
-
-    def command(**given: Any) -> None:
-        function(*(group(**{field.name: given[field.name] for field in fields(group)}) for group in groups))
-
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(group, name), annotation=hint)
-        for group in groups
-        for name, hint in get_type_hints(group, include_extras=True).items()
-    ]
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command
-
-
-@_command
-def separate(given: _Input, separation: _Separation, written: _Written, run: _Run) -> None:
+@command(_Input, Separation, _Written, Compute, _Run)
+def separate(given: _Input, separation: Separation, written: _Written, compute: Compute, run: _Run) -> None:
     """Separate audio files into stems.
 
     By default whole files, with the input's sample rate, channels and bit depth, into separated/NAME/STEM.wav.
@@ -320,13 +218,7 @@ def separate(given: _Input, separation: _Separation, written: _Written, run: _Ru
         model=given.model,
         options=separation.options(),
         output=written.output(),
-        engine={
-            "engine": run.engine,
-            "device": run.device,
-            "precision": run.precision,
-            "threads": run.threads,
-            "compiled": run.compiled,
-        },
+        engine=compute.engine_options(),
         offset_s=given.offset,
         duration_s=given.duration,
         existing=written.existing(),

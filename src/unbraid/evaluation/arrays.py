@@ -103,10 +103,10 @@ class Arrays:
         Parameters
         ----------
         spectra : spectrum
-            Of true signals, then of as many estimated ones; signal = stem · channel.
+            Of true signals, then of estimates of the first of them; signal = stem · channel.
         all_stems : array [shape=(bin, true signal, estimated signal)]
             Frequency responses of the projection onto all stems.
-        own_stem : array [shape=(bin, stem, true channel, estimated channel)]
+        own_stem : array [shape=(bin, estimated stem, true channel, estimated channel)]
             Of the projection onto each estimate's own stem.
         n_fft : int
             Length of the Fourier transforms.
@@ -116,18 +116,19 @@ class Arrays:
         ndarray [shape=(5, stem, piece), float64]
             Energies of P_j ŝ − s_j, P_j ŝ, P ŝ − P_j ŝ, P ŝ and ŝ − P ŝ.
         """
+        n_true, n_estimated = all_stems.shape[1:]
         n_stems, n_channels = own_stem.shape[1:3]
-        n_signals, n_pieces, n_bins = n_stems * n_channels, spectra.shape[1], spectra.shape[2]
+        n_pieces, n_bins = spectra.shape[1:]
 
         def energies(bins: slice) -> Any:
             both = self._bins_first(spectra, bins)
-            true, estimate = both[:, :n_signals], both[:, n_signals:]
+            true, own, estimate = both[:, :n_true], both[:, :n_estimated], both[:, n_true:]
             projected = all_stems[bins].swapaxes(-1, -2) @ true
             target = projected
-            if n_stems > 1:
-                by_stem = true.reshape(-1, n_stems, n_channels, n_pieces)
-                target = (own_stem[bins].swapaxes(-1, -2) @ by_stem).reshape(true.shape)
-            parts = (target - true, target, projected - target, projected, estimate - projected)
+            if n_true > n_channels:  # with one stem, both projections are the same
+                by_stem = own.reshape(-1, n_stems, n_channels, n_pieces)
+                target = (own_stem[bins].swapaxes(-1, -2) @ by_stem).reshape(own.shape)
+            parts = (target - own, target, projected - target, projected, estimate - projected)
             weights = self._put(_weights(bins, n_bins))
             return self._xp.stack([self._xp.einsum("b,bsp->sp", weights, z.real**2 + z.imag**2) for z in parts])
 

@@ -63,13 +63,22 @@ class BSSScores:
 class Signals:
     """True and estimated stems that can be read in any order.
 
+    n_stems : true ones
+    n_channels, n_samples : of each
     read : (start, stop) → references and estimates, each of shape (stem, channel, stop − start)
+    n_estimates : estimated ones, of the first true ones; the others only serve to tell interference. None for all
     """
 
     n_stems: int
     n_channels: int
     n_samples: int
     read: Callable[[int, int], Pair]
+    n_estimates: int | None = None
+
+    @property
+    def n_scored(self) -> int:
+        """How many stems have an estimate."""
+        return self.n_stems if self.n_estimates is None else self.n_estimates
 
 
 def bss_eval(
@@ -139,7 +148,7 @@ def bss_eval_signals(
     on_progress : called now and then with the part done, 0 to 1; what it raises stops the work
     """
     frames = _frames(signals.n_samples, window, hop)
-    ratios = np.full((4, signals.n_stems, len(frames)), np.nan)
+    ratios = np.full((4, signals.n_scored, len(frames)), np.nan)
     report = on_progress or (lambda part: None)
     if not framewise:
         filters = _filters(signals, 0, signals.n_samples, n_taps, arrays, lambda part: report(part / 2))
@@ -183,10 +192,10 @@ def _silent(stems: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 @dataclass(frozen=True, eq=False)
 class _Filters:
-    """Projection filters, C[estimated stem and channel][true stem and channel], as impulse responses.
+    """Projection filters, as impulse responses.
 
-    all_stems : ndarray [shape=(tap, stem · channel, stem · channel)]: true signal in, estimated signal out
-    own_stem : ndarray [shape=(tap, stem, channel, channel)]
+    all_stems : ndarray [shape=(tap, true stem · channel, estimated stem · channel)]: true signal in, estimated one out
+    own_stem : ndarray [shape=(tap, estimated stem, channel, channel)]
     """
 
     all_stems: ScoreArray
@@ -197,15 +206,15 @@ def _filters(
     signals: Signals, start: int, stop: int, n_taps: int, arrays: Arrays, on_progress: Callable[[float], None]
 ) -> _Filters:
     """The least-squares filters for a part of the signals: solutions of the normal equations."""
-    n, c = signals.n_stems, signals.n_channels
+    n, k, c = signals.n_stems, signals.n_scored, signals.n_channels
     own, cross = _correlations(signals, start, stop, n_taps, arrays, on_progress)
     own[0] = (own[0] + own[0].T) / 2 + _EPS * np.eye(n * c)
     all_stems = solve_block_toeplitz(own, cross)
     if n == 1:
         return _Filters(all_stems, all_stems[:, None])
-    diagonal = np.arange(n)
+    diagonal = np.arange(k)
     blocks = own.reshape(n_taps, n, c, n, c)[:, diagonal, :, diagonal]
-    right = cross.reshape(n_taps, n, c, n, c)[:, diagonal, :, diagonal]
+    right = cross.reshape(n_taps, n, c, k, c)[:, diagonal, :, diagonal]
     own_stem = solve_block_toeplitz(blocks, right)
     return _Filters(all_stems, np.moveaxis(own_stem, 0, 1))
 
@@ -220,17 +229,17 @@ def _correlations(
     two ndarrays [shape=(lag, signal, signal), float64], signal = stem · channel
         r[k, a, b] = Σ_t x_a[t] y_b[t + k] with x a true signal, over start ≤ t, t + k < stop.
     """
-    m = signals.n_stems * signals.n_channels
+    m, n_both = signals.n_stems * signals.n_channels, (signals.n_stems + signals.n_scored) * signals.n_channels
     n_fft = min(_N_FFT, 1 << math.ceil(math.log2(stop - start + n_taps - 1)))
     step = n_fft - n_taps + 1
-    total = arrays.zeros((n_fft // 2 + 1, m, 2 * m))
+    total = arrays.zeros((n_fft // 2 + 1, m, n_both))
     for first in range(start, stop, _BLOCKS_AT_ONCE * step):
         n_blocks = min(_BLOCKS_AT_ONCE, -(-(stop - first) // step))
         last = min(stop, first + n_blocks * step + n_taps - 1)
-        joint = np.zeros((2 * m, n_blocks * step + n_taps - 1))
+        joint = np.zeros((n_both, n_blocks * step + n_taps - 1))
         references, estimates = signals.read(first, last)
         joint[:m, : last - first] = references.reshape(m, -1)
-        joint[m:, : last - first] = estimates.reshape(m, -1)
+        joint[m:, : last - first] = estimates.reshape(n_both - m, -1)
         whole = np.lib.stride_tricks.sliding_window_view(joint, n_fft, axis=1)[:, ::step]
         core = np.zeros((m, n_blocks, n_fft))
         core[..., :step] = whole[:m, :, :step]
@@ -257,19 +266,19 @@ def _responses(filters: _Filters, frames: list[tuple[int, int]], arrays: Arrays)
 
 def _ratios(signals: Signals, frames: list[tuple[int, int]], responses: _Responses, arrays: Arrays) -> ScoreArray:
     """SDR, ISR, SIR and SAR of some frames of one length, in dB [shape=(4, stem, frame)]."""
-    n, c, n_fft = signals.n_stems, signals.n_channels, responses.n_fft
+    n, k, c, n_fft = signals.n_stems, signals.n_scored, signals.n_channels, responses.n_fft
     length = frames[0][1] - frames[0][0]
-    pieces = np.zeros((2, n, c, len(frames), n_fft))
-    true, wrong = np.empty((2, n, len(frames)))
+    pieces = np.zeros((n + k, c, len(frames), n_fft))
+    true, wrong = np.empty((2, k, len(frames)))
     silent = np.zeros(len(frames), bool)
     for index, (start, stop) in enumerate(frames):
         references, estimates = signals.read(start, stop)
-        pieces[0, :, :, index, :length] = references
-        pieces[1, :, :, index, :length] = estimates
-        true[:, index] = _energies(pieces[0, :, :, index])
-        wrong[:, index] = _energies(pieces[1, :, :, index] - pieces[0, :, :, index])
+        pieces[:n, :, index, :length] = references
+        pieces[n:, :, index, :length] = estimates
+        true[:, index] = _energies(pieces[:k, :, index])
+        wrong[:, index] = _energies(pieces[n:, :, index] - pieces[:k, :, index])
         silent[index] = _silent(references).any() or _silent(estimates).any()
-    spectra = arrays.spectra(pieces.reshape(2 * n * c, len(frames), n_fft))
+    spectra = arrays.spectra(pieces.reshape((n + k) * c, len(frames), n_fft))
     energies = arrays.projection_energies(spectra, responses.all_stems, responses.own_stem, n_fft)
     spatial, target, interference, projected, artefacts = energies
     ratios = np.stack(

@@ -30,8 +30,9 @@ __all__ = ["Comparison", "Difference", "compare", "comparison_rows", "holm", "si
 
 SIGNIFICANCE = 0.05
 
-# Scores made with other values of these are of other things. All other settings may differ, and are named.
-_MUST_AGREE = ("dataset", "sample_rate")
+# Scores made with other values of these are of other things. Other settings may differ, and are named, unless they are
+# of the track or of the system itself.
+_MUST_AGREE = ("dataset", "sample_rate", "bsseval")
 _EXACT_UP_TO = 200  # tracks; a normal distribution is as good beyond
 
 
@@ -208,7 +209,12 @@ def _values(tracks: Sequence[TrackScores], key: str) -> list[tuple[str, TrackSco
 def _differing_settings(
     first: Sequence[TrackScores], second: Sequence[TrackScores], must_agree: Collection[str]
 ) -> list[str]:
-    keys = dict.fromkeys(key for scores in (*first, *second) for key in scores.settings if key not in must_agree)
+    keys = dict.fromkeys(
+        key
+        for scores in (*first, *second)
+        for key in scores.settings
+        if not (key in must_agree or key == "track" or key.startswith("system's "))
+    )
     notes = []
     for key in keys:
         one, other = (

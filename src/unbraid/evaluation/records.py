@@ -14,12 +14,9 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import re
-import secrets
 import zlib
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ import numpy as np
 
 from unbraid.errors import UnbraidError
 from unbraid.evaluation.results import BSS_METRICS, ScoreArray, StemScores, TrackScores
+from unbraid.evaluation.whole_file import write_whole
 
 __all__ = ["read_scores", "read_track_scores", "scores_path", "write_track_scores"]
 
@@ -70,20 +68,7 @@ def write_track_scores(folder: Path, scores: TrackScores) -> Path:
     path = scores_path(folder, system=scores.system, subset=scores.subset, track=scores.track)
     _check_same_track(path, scores)
     text = json.dumps(_content(scores), indent=1) + "\n"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UnbraidError(f"cannot write the scores {str(path)!r}: {reason}; choose another output folder") from error
-    finally:
-        with suppress(OSError):  # it has its final name, or was never made
-            temporary.unlink()
+    write_whole(path, text, "scores")
     return path
 
 

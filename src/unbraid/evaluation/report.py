@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from unbraid.errors import UnbraidError
 from unbraid.evaluation.aggregate import frame_value
 from unbraid.evaluation.results import BSS_METRICS, ScoreArray, StemScores, TrackScores
 from unbraid.evaluation.scores import SCORES
+from unbraid.evaluation.whole_file import write_whole
 
 __all__ = ["Table", "write_report"]
 
@@ -77,9 +77,9 @@ class _Results:
 
 
 def write_report(
-    path: Path, tracks: Sequence[TrackScores], *, title: str, table: Table, notes: Sequence[str] = ()
+    path: Path, tracks: Sequence[TrackScores], *, title: str, tables: Sequence[Table], notes: Sequence[str] = ()
 ) -> None:
-    """Write an HTML report with a table, box plots, bars per track and scores over time.
+    """Write an HTML report with tables, box plots, bars per track and scores over time.
 
     The file shows itself offline, in light and dark, on a screen or a phone; the address after `#` holds what the
     reader chose (`report.html#track=…&stem=vocals`), so that a link leads to one track. It is written whole or not at
@@ -93,8 +93,8 @@ def write_report(
         One per system and track, of one or several systems; a system may lack a track or a stem.
     title : str
         The heading.
-    table : Table
-        The summary, such as the medians beside those that others have published.
+    tables : sequence of Table
+        The summary, such as the medians, and those that others have published.
     notes : sequence of str
         Lines below the title: the dataset, the date, what was run.
 
@@ -109,7 +109,7 @@ def write_report(
     page = Template(_part("report.html")).substitute(
         title=html.escape(title),
         notes=_paragraphs(notes),
-        table=_table(table),
+        table="\n".join(map(_table, tables)),
         nothing="" if _scores(results) else "nothing",
         remarks=_list(_remarks(results)),
         notices=_notices(results),
@@ -119,13 +119,7 @@ def write_report(
         plotly=_plotly(),
         data=_embedded(_data(results)),
     )
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(_writable(page), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UnbraidError(f"cannot write the report {str(path)!r}: {error.strerror or error}") from error
+    write_whole(path, _writable(page), "report")
 
 
 def _gathered(tracks: Sequence[TrackScores]) -> _Results:

@@ -26,7 +26,9 @@ class NetworkRunner:
         self, network: Callable[[int], Network], n_samples: int, load: Callable[[Network, bool], Engine]
     ) -> None:
         self._network, self._load, self._n_samples = network, load, n_samples
-        self.engine = load(network(n_samples), True)
+        full = network(n_samples)
+        self.fingerprint = full.fingerprint
+        self.engine = load(full, True)
         self._other: tuple[int, Engine] | None = None
         self._lock = threading.Lock()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -79,7 +81,8 @@ class Separator:
         on_fetch: Callable[[FetchProgress], None] | None = None,
     ) -> None:
         found = load_model(model or default_model(), on_progress=on_fetch)
-        self.plan = make_plan(found, options or Options())
+        self._options = options or Options()
+        self.plan = make_plan(found, self._options)
         self.model_name = found.name
 
         def load(network: Network, worth_keeping: bool) -> Engine:
@@ -111,6 +114,12 @@ class Separator:
     def engine(self) -> Engine:
         """What runs the network; the first, where the model has several."""
         return self._runners[0].engine
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the networks and the options: results of equal ones differ by rounding at most."""
+        parts = [*(runner.fingerprint for runner in self._runners), repr(self._options)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -160,25 +169,26 @@ class Separator:
 
         Raises
         ------
-        UsageError : the track must be read twice (the Wiener filter, models of the Demucs family), which a stream
-            does not allow
+        UsageError : the track must be read twice (the Wiener filter, models of the Demucs family), which an iterator
+            does not allow; anything that can be iterated again, such as a list, does
         """
-        if self.plan.n_passes > 1:
+        only_once = isinstance(blocks, Iterator)
+        if only_once and self.plan.n_passes > 1:
             what = "the Wiener filter" if self.plan.transform.wiener else f"the model {self.model_name}"
             raise UsageError(f"{what} reads the track twice, which a stream does not allow; use separate()")
-        iterator = (_checked(block) for block in blocks)
-        first = next(iterator, None)
+        start = iter(blocks)
+        first = next(start, None)
         if first is None:
             return
+        n_channels = len(_checked(first))
 
-        def once() -> Iterator[FloatArray]:
-            yield first
-            for block in iterator:
-                if len(block) != len(first):
-                    raise UsageError(f"blocks must all have {len(first)} channels, got {len(block)}")
+        def restart() -> Iterator[FloatArray]:
+            for block in map(_checked, chain([first], start) if only_once else blocks):
+                if len(block) != n_channels:
+                    raise UsageError(f"blocks must all have {n_channels} channels, got {len(block)}")
                 yield block
 
-        source = Source(sample_rate, default_channels(len(first)), once)
+        source = Source(sample_rate, default_channels(n_channels), restart)
         for block in stream_stems(source, self.plan, self._runners, n_workers=self._n_workers):
             yield dict(zip(self.stems, block, strict=True))
 

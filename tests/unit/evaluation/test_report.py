@@ -130,41 +130,41 @@ def test_a_table_refuses_a_row_of_another_length() -> None:
 
 def test_no_tracks_and_twice_the_same_track_are_refused(path: Path, rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="at least one track"):
-        write_report(path, [], title="Report", table=SUMMARY)
+        write_report(path, [], title="Report", tables=[SUMMARY])
     with pytest.raises(ValueError, match="'ours' has two scores for the track 'Song'"):
-        write_report(path, [track_scores("ours", "Song", rng)] * 2, title="Report", table=SUMMARY)
+        write_report(path, [track_scores("ours", "Song", rng)] * 2, title="Report", tables=[SUMMARY])
     assert not path.exists()
 
 
 def test_the_same_name_in_two_subsets_is_two_tracks(path: Path, rng: np.random.Generator) -> None:
     tracks = [track_scores("ours", "Song", rng, subset=subset) for subset in ("test", "train", "")]
-    write_report(path, tracks, title="Report", table=SUMMARY)
+    write_report(path, tracks, title="Report", tables=[SUMMARY])
     assert embedded(path)["tracks"] == ["Song", "test/Song", "train/Song"]
 
 
 def test_a_report_replaces_another_and_leaves_nothing_beside_it(path: Path, rng: np.random.Generator) -> None:
     path.write_text("old")
-    write_report(path, [track_scores("ours", "Song", rng)], title="New", table=SUMMARY)
+    write_report(path, [track_scores("ours", "Song", rng)], title="New", tables=[SUMMARY])
     assert path.read_text("utf-8").startswith("<!doctype html>")
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_same_scores_give_the_same_bytes(path: Path) -> None:
     first, second = (
-        (write_report(path, several(np.random.default_rng(3)), title="Report", table=SUMMARY), path.read_bytes())[1]
+        (write_report(path, several(np.random.default_rng(3)), title="Report", tables=[SUMMARY]), path.read_bytes())[1]
         for _ in range(2)
     )
     assert first == second
 
 
 def test_where_no_file_can_be_the_error_says_so(tmp_path: Path, rng: np.random.Generator) -> None:
-    folder = tmp_path / "missing"
-    with pytest.raises(UnbraidError, match=r"cannot write the report '.*report\.html': No such file"):
-        write_report(folder / "report.html", [track_scores("ours", "Song", rng)], title="Report", table=SUMMARY)
+    (tmp_path / "file").touch()
+    with pytest.raises(UnbraidError, match=r"cannot write the report '.*report\.html': (File exists|Not a directory)"):
+        write_report(tmp_path / "file" / "report.html", [track_scores("ours", "A", rng)], title="", tables=[SUMMARY])
     (tmp_path / "report.html").mkdir()
     with pytest.raises(UnbraidError, match="cannot write the report"):
-        write_report(tmp_path / "report.html", [track_scores("ours", "Song", rng)], title="Report", table=SUMMARY)
-    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+        write_report(tmp_path / "report.html", [track_scores("ours", "Song", rng)], title="Report", tables=[SUMMARY])
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "report.html"]
 
 
 def test_without_plotly_the_error_says_what_to_install(
@@ -172,13 +172,13 @@ def test_without_plotly_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(UnbraidError, match=r"pip install 'unbraid\[evaluate\]'"):
-        write_report(path, [track_scores("ours", "Song", rng)], title="Report", table=SUMMARY)
+        write_report(path, [track_scores("ours", "Song", rng)], title="Report", tables=[SUMMARY])
     assert not path.exists()
 
 
 def test_scores_are_the_medians_and_boxes_their_quantiles(path: Path, rng: np.random.Generator) -> None:
     tracks = several(rng)
-    write_report(path, tracks, title="Report", table=SUMMARY)
+    write_report(path, tracks, title="Report", tables=[SUMMARY])
     data = embedded(path)
     assert [score["name"] for score in data["scores"]] == [*BSS_METRICS, "uSDR", "SI-SDR", "L1"]
     assert [score["unit"] for score in data["scores"]] == ["dB"] * 6 + [""]
@@ -205,7 +205,7 @@ def test_what_is_better_is_first(path: Path, page: Page) -> None:
         TrackScores("ours", name, "", {"drums": StemScores({}, {"bleed:vocals": bleed, "uSDR": bleed})})
         for name, bleed in bleeds.items()
     ]
-    write_report(path, tracks, title="Report", table=SUMMARY)
+    write_report(path, tracks, title="Report", tables=[SUMMARY])
     assert [score["lessIsBetter"] for score in embedded(path)["scores"]] == [True, False]
     page.open(path)
     assert page.texts("#bars .ytick text") == ["b", "a", "c"]
@@ -219,7 +219,7 @@ def test_windows_that_are_silent_or_exact_survive(path: Path) -> None:
     silent = StemScores(dict.fromkeys(BSS_METRICS, np.full(5, np.nan)), {"uSDR": np.nan})
     exact = StemScores({"SDR": np.full(4, np.inf)}, {"uSDR": np.inf})
     stems = {"vocals": StemScores({"SDR": frames}, {}), "drums": silent, "bass": exact}
-    write_report(path, [TrackScores("ours", "Song", "", stems)], title="Report", table=SUMMARY)
+    write_report(path, [TrackScores("ours", "Song", "", stems)], title="Report", tables=[SUMMARY])
     data = embedded(path)
     packed = data["frames"]["ours"]["Song"]["stems"]["vocals"]["SDR"]
     codes = np.frombuffer(base64.b64decode(packed), "<i2")
@@ -232,7 +232,7 @@ def test_windows_that_are_silent_or_exact_survive(path: Path) -> None:
 def test_an_axis_is_not_stretched_by_one_system_far_away(path: Path, rng: np.random.Generator) -> None:
     tracks = several(rng)
     mix = {"vocals": StemScores({"SAR": np.full(9, 150.0)}, {})}
-    write_report(path, [*tracks, TrackScores("mix", "Band 1 - Song", "test", mix)], title="Report", table=SUMMARY)
+    write_report(path, [*tracks, TrackScores("mix", "Band 1 - Song", "test", mix)], title="Report", tables=[SUMMARY])
     low, high = score_named(embedded(path), "SAR")["range"]
     assert -10.0 < low < 12.0 < high < 60.0
 
@@ -241,13 +241,13 @@ def test_a_hundred_and_fifty_tracks_of_four_systems_fit_in_fifteen_megabytes(pat
     rng = np.random.default_rng(5)
     stems = {stem: stem_scores(rng, n_frames=240) for stem in STEMS}  # four minutes, the mean of MUSDB18
     tracks = [TrackScores(system, f"Track {number}", "test", stems) for system in "abcd" for number in range(150)]
-    write_report(path, tracks, title="Report", table=SUMMARY)
+    write_report(path, tracks, title="Report", tables=[SUMMARY])
     assert path.stat().st_size < 15e6
 
 
 def test_the_markup_is_complete_and_refers_to_nothing_outside(path: Path, rng: np.random.Generator) -> None:
     notes = ("MUSDB18, test subset", "2026-03-14")
-    write_report(path, several(rng), title="Report", table=SUMMARY, notes=notes)
+    write_report(path, several(rng), title="Report", tables=[SUMMARY], notes=notes)
     markup = Markup(path)
     tags = [tag for tag, _ in markup.elements]
     assert tags.count("h1") == 1 and tags.count("h2") == 6 and tags.count("script") == 3
@@ -265,7 +265,7 @@ def test_the_markup_is_complete_and_refers_to_nothing_outside(path: Path, rng: n
 
 def test_columns_of_numbers_are_flush_right(path: Path, rng: np.random.Generator) -> None:
     table = Table(("System", "SDR", "data"), (("1", "6.3 [6.0, 6.8]", "800 songs"), ("2", "–", "MUSDB18")))
-    write_report(path, [track_scores("ours", "Song", rng)], title="Report", table=table)
+    write_report(path, [track_scores("ours", "Song", rng)], title="Report", tables=[table])
     text = path.read_text("utf-8")
     assert '<td class="number">6.3 [6.0, 6.8]</td><td>800 songs</td>' in text
     assert '<th scope="row">1</th><td class="number">' in text
@@ -273,7 +273,7 @@ def test_columns_of_numbers_are_flush_right(path: Path, rng: np.random.Generator
 
 def test_settings_that_differ_show_all_their_values(path: Path, rng: np.random.Generator) -> None:
     tracks = [track_scores("ours", f"Song {n}", rng, settings={"version": "1", "rate": f"{n} Hz"}) for n in range(2)]
-    write_report(path, [*tracks, track_scores("theirs", "Song 0", rng)], title="Report", table=SUMMARY)
+    write_report(path, [*tracks, track_scores("theirs", "Song 0", rng)], title="Report", tables=[SUMMARY])
     text = path.read_text("utf-8")
     assert '<th scope="row">version</th><td>1</td><td>–</td>' in text
     assert '<th scope="row">rate</th><td>2 values: 0 Hz, 1 Hz</td><td>–</td>' in text
@@ -303,7 +303,7 @@ def write_hostile(path: Path, rng: np.random.Generator) -> None:
         for track in HOSTILE
     ]
     table = Table(HOSTILE[:3], (HOSTILE[:3], HOSTILE[3:]), HOSTILE[0])
-    write_report(path, tracks, title=HOSTILE[1], table=table, notes=HOSTILE)
+    write_report(path, tracks, title=HOSTILE[1], tables=[table], notes=HOSTILE)
 
 
 # The page, in a browser.
@@ -323,7 +323,7 @@ def selected(page: Page, key: str) -> set[str]:
 
 def test_boxes_and_bars_show_the_medians(path: Path, rng: np.random.Generator, page: Page) -> None:
     tracks = several(rng)
-    write_report(path, tracks, title="Report", table=SUMMARY)
+    write_report(path, tracks, title="Report", tables=[SUMMARY])
     page.open(path)
     headings = page.texts("#boxes h3")
     assert headings == [f"{metric} (dB)" for metric in ("SDR", "ISR", "SIR", "SAR")]
@@ -352,7 +352,7 @@ def test_boxes_and_bars_show_the_medians(path: Path, rng: np.random.Generator, p
 
 def test_a_link_leads_to_a_track_over_time(path: Path, rng: np.random.Generator, page: Page) -> None:
     tracks = several(rng)
-    write_report(path, tracks, title="Report", table=SUMMARY)
+    write_report(path, tracks, title="Report", tables=[SUMMARY])
     page.open(path, urlencode({"track": "Band 3 - Song", "stem": "other", "metric": "SIR"}, quote_via=quote))
     assert selected(page, "track") == {"Band 3 - Song"} and selected(page, "stem") == {"other"}
     assert 0 <= page.value("document.getElementById('time-section').getBoundingClientRect().top") < 900
@@ -403,22 +403,24 @@ def test_a_link_leads_to_a_track_over_time(path: Path, rng: np.random.Generator,
 
 def test_silent_exact_and_missing_scores_are_shown(path: Path, page: Page) -> None:
     silent = StemScores(dict.fromkeys(BSS_METRICS, np.full(5, np.nan)), {})
-    exact = StemScores({"SDR": np.array([1.0, np.inf, np.inf])}, {"L1": 0.00321})
+    exact = StemScores({"SDR": np.array([1.0, np.inf, np.inf])}, {"L1": 0.00321, "uSDR": np.inf})
     stems = {"vocals": exact, "drums": silent}
-    write_report(path, [TrackScores("ours", "Song", "", stems)], title="Report", table=SUMMARY)
+    write_report(path, [TrackScores("ours", "Song", "", stems)], title="Report", tables=[SUMMARY])
     page.open(path)
-    assert page.texts("#bars .bars .point text") == ["∞ ▸"]
+    assert page.texts("#bars .bars .point text") == ["1.00"]  # infinite windows do not count
     assert page.value("document.getElementById('time').data[0].customdata") == ["1.00", "∞", "∞"]
     choose(page, stem="drums")
     assert page.texts("#time .annotation-text") == ["No window has this score"]
     choose(page, score="L1")
     assert page.texts("#bars .bars .point text") == ["0.0032"]
+    choose(page, stem="vocals", score="uSDR")
+    assert page.texts("#bars .bars .point text") == ["∞ ▸"]
     # Whole-track scores alone, and none at all.
-    write_report(path, [TrackScores("a", "b", "", {"bass": StemScores({}, {"uSDR": 3.0})})], title="", table=SUMMARY)
+    write_report(path, [TrackScores("a", "b", "", {"bass": StemScores({}, {"uSDR": 3.0})})], title="", tables=[SUMMARY])
     page.open(path)
     assert page.value("getComputedStyle(document.getElementById('time')).display") == "none"
     assert page.texts("#bars .bars .point text") == ["3.00"]
-    write_report(path, [TrackScores("a", "b", "", {})], title="Nothing", table=SUMMARY)
+    write_report(path, [TrackScores("a", "b", "", {})], title="Nothing", tables=[SUMMARY])
     page.open(path)
     assert page.value("document.querySelector('.when-nothing').checkVisibility()")
     assert not page.value("document.getElementById('figures').checkVisibility()")
@@ -442,7 +444,7 @@ def test_a_phone_in_the_dark_needs_no_sideways_scrolling(
 ) -> None:
     browser.complaints.clear()
     page = browser.page(width=390, height=800, dark=True)
-    write_report(path, several(rng), title="A-report-with-a-very-long-name-" * 3, table=SUMMARY)
+    write_report(path, several(rng), title="A-report-with-a-very-long-name-" * 3, tables=[SUMMARY])
     page.open(path)
     assert page.value("document.documentElement.scrollWidth") == 390
     assert page.value("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"

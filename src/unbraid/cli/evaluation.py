@@ -1,0 +1,306 @@
+"""An evaluation as a person sees it: systems opened, tracks scored side by side, tables and reports written."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from unbraid.cli.downloads import DownloadDisplay
+from unbraid.cli.memory import return_large_arrays
+from unbraid.cli.render import bars, columns, one_line
+from unbraid.datasets.tracks import Dataset, Track, load_dataset
+from unbraid.errors import CancelledError, EngineError, UnbraidError, UsageError
+from unbraid.evaluation.aggregate import frame_value
+from unbraid.evaluation.arrays import open_arrays
+from unbraid.evaluation.compare import compare, comparison_rows
+from unbraid.evaluation.evaluate import Done, Scoring, evaluate_track
+from unbraid.evaluation.oracles import ORACLES
+from unbraid.evaluation.records import read_scores
+from unbraid.evaluation.report import Table, write_report
+from unbraid.evaluation.results import BSS_METRICS, TrackScores
+from unbraid.evaluation.summary import ranking, summary_table, write_csv
+from unbraid.evaluation.systems import System, folder_system, model_system, oracle_system
+from unbraid.separation.plan import Options
+from unbraid.separation.separator import Separator
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+__all__ = ["Run", "run", "say_comparison"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the command line asked for; see `unbraid.cli.evaluate`."""
+
+    root: Path
+    kind: str | None
+    data_root: Path | None
+    subset: str | None
+    models: tuple[str, ...]
+    stems_dirs: tuple[str, ...]
+    options: Options
+    engine: dict[str, Any]
+    folder: Path
+    scoring: Scoring
+    device: str
+    report: bool
+    jobs: int
+    quiet: bool
+    verbose: bool
+
+
+def run(given: Run) -> int:
+    """Score every system on every track; one that fails does not stop the others. Returns the exit code."""
+    if given.report and find_spec("plotly") is None:
+        raise EngineError("the report needs plotly: pip install 'unbraid[evaluate]', or leave it out with --no-report")
+    dataset = _dataset(given)
+    arrays = open_arrays(given.device, max(1, (os.cpu_count() or 1) // given.jobs))
+    try:
+        given.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnbraidError(f"cannot make the folder {str(given.folder)!r}: {error.strerror or error}") from error
+    return_large_arrays()
+    with ExitStack() as stack:
+        systems = _systems(given, dataset, stack)
+        display = stack.enter_context(_Display(given, len(dataset.tracks) * len(systems)))
+        display.say(
+            f"{dataset.kind} in {dataset.root}: {_count(len(dataset.tracks), 'track')}"
+            + (f" of {dataset.tracks[0].subset}" if given.subset != "all" and dataset.tracks[0].subset else "")
+        )
+        stop = threading.Event()
+
+        def one(track: Track) -> list[Done]:
+            def on_progress(stage: str, part: float) -> None:
+                if stop.is_set():
+                    raise CancelledError("interrupted")
+                display.progress(track, stage, part)
+
+            done = []
+            if not stop.is_set():
+                for found in evaluate_track(
+                    *(track, systems, given.folder),
+                    dataset=dataset.kind,
+                    scoring=given.scoring,
+                    arrays=arrays,
+                    on_progress=on_progress,
+                ):
+                    done.append(found)
+                    display.done(track, found)
+            display.forget(track)
+            return done
+
+        with ThreadPoolExecutor(given.jobs, "unbraid-track") as pool:
+            try:
+                done = [found for one_track in pool.map(one, dataset.tracks) for found in one_track]
+            except BaseException:
+                stop.set()
+                raise
+    _finish(given, dataset, systems, [found.scores for found in done if found.scores])
+    n_failed = sum(found.error is not None for found in done)
+    if n_failed:
+        print(f"unbraid: {n_failed} of {len(done)} could not be scored", file=sys.stderr)
+    return 1 if n_failed else 0
+
+
+def _dataset(given: Run) -> Dataset:
+    """The tracks: those of the test set where nothing else is asked for and there is one."""
+    subset = None if given.subset == "all" else given.subset
+    dataset = load_dataset(given.root, subset=subset, kind=given.kind, data_root=given.data_root)
+    if given.subset is None and any(track.subset == "test" for track in dataset.tracks):
+        return load_dataset(given.root, subset="test", kind=given.kind, data_root=given.data_root)
+    return dataset
+
+
+def _systems(given: Run, dataset: Dataset, stack: ExitStack) -> list[System]:
+    """What is to be scored, opened."""
+    systems = []
+    models: Sequence[str | None] = given.models or (() if given.stems_dirs else (None,))
+    for name in models:
+        if name in ORACLES:
+            systems.append(oracle_system(name))
+            continue
+        if name is not None and name.startswith("oracle:"):
+            raise UsageError(f"no oracle {name!r}; there are {', '.join(ORACLES)}")
+        with DownloadDisplay(quiet=given.quiet) as downloads:
+            separator = Separator(name, options=given.options, on_fetch=downloads.show, **given.engine)
+        stack.enter_context(separator)
+        systems.append(model_system(separator, name or separator.model_name))
+    for text in given.stems_dirs:
+        name, _, place = text.rpartition("=") if not Path(text).is_dir() else ("", "", text)
+        folder = Path(place)
+        if not folder.is_dir():
+            raise UsageError(f"cannot score the stems in {place!r}: there is no such folder")
+        systems.append(folder_system(folder, name or folder.resolve().name, dataset.tracks))
+    names = [system.name for system in systems]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"two systems are called {twice!r}; name one of them: --stems-dir NAME=FOLDER")
+    return systems
+
+
+def _finish(given: Run, dataset: Dataset, systems: Sequence[System], scores: Sequence[TrackScores]) -> None:
+    """Write the table and the report, print the summary."""
+    if not scores:
+        return
+    order = {system.name: place for place, system in enumerate(systems)}
+    tracks = sorted(scores, key=lambda found: (order[found.system], found.subset, found.track))
+    is_musdb = dataset.kind.startswith("MUSDB18") and {found.subset for found in tracks} == {"test"}
+    write_csv(given.folder / "scores.csv", tracks)
+    written = [str(given.folder / "scores.csv")]
+    if given.report:
+        rankings = [ranking(tracks, score) for score in BSS_METRICS if is_musdb]
+        write_report(
+            given.folder / "report.html",
+            tracks,
+            title=f"Separation of {dataset.root.resolve().name}",
+            tables=[summary_table(tracks), *(table for table in rankings if table)],
+            notes=[f"{dataset.kind}, {_count(len(dataset.tracks), 'track')}"],
+        )
+        written.append(str(given.folder / "report.html"))
+    if given.quiet:
+        return
+    print()
+    _print_table(summary_table(tracks, intervals=False), right=slice(2, None))
+    places = ranking(tracks, "SDR") if is_musdb and given.scoring.bss else None
+    if places is None:
+        print("\nPublished scores are of MUSDB18's test set, so there are none beside these.")
+    else:
+        print()
+        _print_table(_with_footnotes(places), right=slice(1, -1))
+    print(f"\nWritten: {', '.join(written)}, and the scores of each track beside them.")
+
+
+def _print_table(table: Table, right: slice) -> None:
+    """Print a table and its caption."""
+    numbers = range(len(table.headers))[right]
+    for line in columns([table.headers, *table.rows], right=numbers):
+        print(one_line(line))
+    for line in table.caption.split("\n"):
+        print(one_line(line))
+
+
+def _with_footnotes(table: Table, *, longest: int = 50) -> Table:
+    """The table with numbers in place of its sources, and names cut short, so that it fits into a terminal."""
+    sources = list(dict.fromkeys(row[-1] for row in table.rows))
+    rows = [
+        [
+            row[0] if len(row[0]) <= longest else f"{row[0][: longest - 1]}…",
+            *row[1:-1],
+            f"[{1 + sources.index(row[-1])}]",
+        ]
+        for row in table.rows
+    ]
+    notes = [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
+    return Table([*table.headers[:-1], ""], rows, "\n".join([table.caption, *notes]))
+
+
+def say_comparison(first: Path, second: Path, metric: str) -> None:
+    """Print how two systems compare."""
+    comparison = compare(read_scores(first), read_scores(second), metric=metric)
+    table = [row[:-1] for row in comparison_rows(comparison)]
+    print(f"{comparison.first} against {comparison.second}, {metric}\n")
+    for line in columns(table, right=range(1, len(table[0]))):
+        print(one_line(line))
+    print()
+    for row in comparison_rows(comparison)[1:]:
+        print(one_line(f"{row[0]}: {row[-1]}"))
+    for name, tracks in ((comparison.first, comparison.only_first), (comparison.second, comparison.only_second)):
+        if tracks:
+            print(one_line(f"Only {name} has {_count(len(tracks), 'track')}, left out: {', '.join(tracks)}"))
+    for note in comparison.notes:
+        print(one_line(f"Note: {note}"))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+class _Display:
+    """What is said while it runs; safe to call from several threads."""
+
+    def __init__(self, given: Run, n_all: int) -> None:
+        self._given = given
+        self._n_all = n_all
+        self._lock = threading.Lock()
+        self._bars: Bars | None = None
+        self._all: Any = None
+        self._tasks: dict[Track, Any] = {}
+        self._n_done = 0
+
+    def __enter__(self) -> _Display:
+        if not self._given.quiet and sys.stderr.isatty():
+            self._bars = bars()
+            self._bars.start()
+            self._all = self._bars.add_task("all", total=self._n_all, stage="", speed="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, unless quiet."""
+        if not self._given.quiet:
+            self._print(text, sys.stdout)
+
+    def progress(self, track: Track, stage: str, part: float) -> None:
+        """Move a track's bar."""
+        if self._bars is None:
+            return
+        with self._lock:
+            if track not in self._tasks:
+                self._tasks[track] = self._bars.add_task(one_line(track.name), total=1.0, stage=stage, speed="")
+            self._bars.update(self._tasks[track], completed=part, stage=stage)
+
+    def done(self, track: Track, done: Done) -> None:
+        """A system was scored on a track, or was not."""
+        with self._lock:
+            self._n_done += 1
+            if self._bars:
+                self._bars.update(self._all, completed=self._n_done, speed=f"{self._n_done} of {self._n_all}")
+        if done.error is not None:
+            self._print(f"unbraid: {track.name}, {done.system}: {done.error}", sys.stderr)
+            return
+        assert done.scores is not None
+        if not done.is_new:
+            if self._given.verbose:
+                self.say(f"[{self._n_done}/{self._n_all}] {track.name}, {done.system}: scored before")
+            return
+        self.say(f"[{self._n_done}/{self._n_all}] {track.name}, {done.system}: {_in_short(done.scores)}")
+        for notice in done.scores.notices:
+            self.say(f"  note: {notice}")
+
+    def forget(self, track: Track) -> None:
+        """A track is through."""
+        with self._lock:
+            task = self._tasks.pop(track, None)
+            if task is not None and self._bars:
+                self._bars.remove_task(task)
+
+    def _print(self, text: str, stream: Any) -> None:
+        with self._lock:
+            if self._bars and stream.isatty():
+                self._bars.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(one_line(text), file=stream, flush=True)
+
+
+def _in_short(scores: TrackScores) -> str:
+    """A track's SDR by stem: the median over windows, or that of the whole track."""
+    parts = []
+    for stem, found in scores.stems.items():
+        value = frame_value(found.frames["SDR"]) if "SDR" in found.frames else found.whole["uSDR"]
+        parts.append(f"{stem} {value:.2f}")
+    return f"{'SDR' if any('SDR' in found.frames for found in scores.stems.values()) else 'uSDR'} {', '.join(parts)}"

@@ -1,0 +1,89 @@
+"""Which estimates are compared with which true stems, where a system and a dataset do not have the same stems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unbraid.errors import UsageError
+
+__all__ = ["Target", "match_stems"]
+
+_OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A stem to be scored: the sum of some true stems against the sum of some estimates, by their numbers.
+
+    estimated : none where this is only there to tell interference from artefacts
+    """
+
+    name: str
+    true: tuple[int, ...]
+    estimated: tuple[int, ...]
+
+
+def match_stems(true: Sequence[str], estimated: Sequence[str]) -> list[tuple[Target, ...]]:
+    """Match stems by name, as museval does, and by what they are made of.
+
+    * "accompaniment" and "no_vocals" (or any "no_STEM") are the sum of all true stems but that one. They are scored
+      together with that stem and nothing else, as in museval, whose vocals come from this group.
+    * What only one side has goes into "other" there: a model's piano and guitar where the dataset has none, or the
+      reverse.
+    * A stem alone is scored against the rest of the mix, so that interference means something.
+
+    Returns
+    -------
+    list of tuples of Target
+        Groups that are to be scored together; a later group's score of a stem counts instead of an earlier one's.
+
+    Raises
+    ------
+    UsageError
+        If nothing matches.
+    """
+    groups = [group] if (group := _stems(true, estimated)) else []
+    groups += [
+        (_target(stem, true, estimated), Target(rest, _all_but(true, stem), (estimated.index(rest),)))
+        for rest in estimated
+        if (stem := _without(rest)) and stem in true and stem in estimated and len(true) > 1
+    ]
+    if not groups:
+        raise UsageError(
+            f"none of the stems {', '.join(estimated)} is one of the true stems {', '.join(true)}; choose others"
+        )
+    return groups
+
+
+def _stems(true: Sequence[str], estimated: Sequence[str]) -> tuple[Target, ...]:
+    """The stems that are not the rest of anything."""
+    plain = [name for name in estimated if not _without(name)]
+    common = [name for name in true if name in plain and name != _OTHER]
+    targets = [_target(name, true, estimated) for name in common]
+    other = tuple(i for i, name in enumerate(true) if name not in common)
+    others = tuple(i for i, name in enumerate(estimated) if name in plain and name not in common)
+    if other and others and _OTHER in (*true, *plain):
+        # In the dataset's order, which is that of every table.
+        place = sum(true.index(name) < true.index(_OTHER) for name in common) if _OTHER in true else len(targets)
+        targets.insert(place, Target(_OTHER, other, others))
+    if len(targets) == 1 and len(plain) < len(estimated):
+        return ()  # this stem and the rest: they have a group of their own
+    if len(targets) == 1 and (rest := tuple(i for i in range(len(true)) if i not in targets[0].true)):
+        targets.append(Target("the rest", rest, ()))
+    return tuple(targets)
+
+
+def _target(name: str, true: Sequence[str], estimated: Sequence[str]) -> Target:
+    return Target(name, (true.index(name),), (estimated.index(name),))
+
+
+def _without(name: str) -> str | None:
+    """The stem that this one is the rest of."""
+    if name == "accompaniment":
+        return "vocals"
+    return name.removeprefix("no_") if name.startswith("no_") else None
+
+
+def _all_but(true: Sequence[str], stem: str) -> tuple[int, ...]:
+    return tuple(i for i, name in enumerate(true) if name != stem)
