@@ -62,14 +62,14 @@ def make_musdb18_hq(
     subsets: Sequence[str] = ("train", "test"),
     decoded_from: Path | None = None,
 ) -> list[MadeTrack]:
-    """The same songs as 16-bit WAVs; or, as float WAVs, the very samples of a MUSDB18 that `make_musdb18` wrote."""
+    """The same songs as 16-bit WAVs; or the samples of a MUSDB18 that `make_musdb18` wrote, rounded to 16 bits."""
     tracks = _songs(n_tracks, seconds, subsets)
     if decoded_from is not None:
         tracks = [_decoded(track, decoded_from) for track in tracks]
     for track in tracks:
         for signal, samples in track.signals.items():
             path = folder / track.subset / track.name / f"{signal}.wav"
-            _write(path, samples, subtype="PCM_16" if decoded_from is None else "FLOAT")
+            _write(path, samples, subtype="PCM_16")
     return tracks
 
 
@@ -162,8 +162,13 @@ def _signals(seconds: float, seed: int) -> Mapping[str, FloatArray]:
 
 def _decoded(track: MadeTrack, musdb18: Path) -> MadeTrack:
     path = musdb18 / track.subset / f"{track.name}.stem.mp4"
-    signals = {signal: read_audio(path, stream=stream).samples for stream, signal in enumerate(STREAMS)}
+    signals = {signal: _rounded(read_audio(path, stream=stream).samples) for stream, signal in enumerate(STREAMS)}
     return MadeTrack(track.name, track.subset, signals)
+
+
+def _rounded(samples: FloatArray) -> FloatArray:
+    """To 16 bits, without clipping: the songs stay below full scale."""
+    return np.rint(samples * np.float32(1 << 15)) / np.float32(1 << 15)
 
 
 def _write(path: Path, samples: FloatArray, *, subtype: str = "PCM_16") -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 evaluate = typer.Typer(
-    help="Score models, oracles or stems on disk over a dataset; compare two systems.",
     invoke_without_command=True,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -67,7 +66,13 @@ class _What:
         ),
     ] = None
     kind: Annotated[
-        str | None, typer.Option("--kind", metavar="NAME", help="Of the dataset.", show_default="what it looks like")
+        str | None,
+        typer.Option(
+            *("--kind",),
+            metavar="NAME",
+            help="MUSDB18, MUSDB18-HQ, DSD100, folder or 'Spleeter CSV'.",
+            show_default="what it looks like",
+        ),
     ] = None
     data_root: Annotated[
         Path | None,
@@ -102,7 +107,9 @@ class _How:
     no_report: Annotated[bool, typer.Option("--no-report", help="Make no HTML report (it needs plotly).")] = False
     jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Tracks done at the same time.")] = 1
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print each track's scores.")] = False
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also name the tracks that were scored before.")] = (
+        False
+    )
 
     def scoring(self) -> Scoring:
         """The same for the evaluation."""
@@ -122,10 +129,11 @@ class _How:
 @evaluate.callback()
 @command(_What, Separation, _How, Compute, context=True)
 def _evaluate(context: typer.Context, what: _What, separation: Separation, how: _How, compute: Compute) -> None:
-    """Score models, oracles or stems on disk over a dataset.
+    """Score separation over a dataset, or compare two scores.
 
-    Prints medians beside those of the papers, and writes each track's scores, a table and a report into -o. A run that
-    was stopped goes on where it was.
+    Models, oracles and stems on disk: 'unbraid evaluate --mus_dir MUSDB18 -p htdemucs -p oracle:irm2' prints their
+    medians beside those of the papers, and writes each track's scores (SYSTEM/SUBSET/TRACK.json), a table (scores.csv)
+    and a report (report.html). The same command again goes on where it was stopped.
     """
     if context.invoked_subcommand is not None:
         return
@@ -164,7 +172,7 @@ def _compare(
         str, typer.Option("--metric", metavar="NAME", help="SDR, ISR, SIR, SAR, uSDR, SI-SDR, L1, bleed …")
     ] = "SDR",
 ) -> None:
-    """Tell whether one system is better than another, or the tracks were kind to it.
+    """Tell whether one system is really better than another.
 
     A and B are folders that 'unbraid evaluate' or museval has written, such as evaluation/htdemucs. The differences per
     track are tested by Wilcoxon's signed-rank test, with Holm's correction over the stems.

@@ -8,16 +8,16 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from unbraid.cli.downloads import DownloadDisplay
 from unbraid.cli.memory import return_large_arrays
 from unbraid.cli.render import bars, columns, one_line
-from unbraid.datasets.tracks import Dataset, Track, load_dataset
+from unbraid.datasets.tracks import SUBSETS, Dataset, Track, load_dataset
 from unbraid.errors import CancelledError, EngineError, UnbraidError, UsageError
 from unbraid.evaluation.aggregate import frame_value
 from unbraid.evaluation.arrays import open_arrays
@@ -27,7 +27,7 @@ from unbraid.evaluation.oracles import ORACLES
 from unbraid.evaluation.records import read_scores
 from unbraid.evaluation.report import Table, write_report
 from unbraid.evaluation.results import BSS_METRICS, TrackScores
-from unbraid.evaluation.summary import ranking, summary_table, write_csv
+from unbraid.evaluation.summary import MEASURED_HERE, ranking, summary_table, write_csv
 from unbraid.evaluation.systems import System, folder_system, model_system, oracle_system
 from unbraid.separation.plan import Options
 from unbraid.separation.separator import Separator
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 __all__ = ["Run", "run", "say_comparison"]
+
+_N_PUBLISHED = 50  # tracks in MUSDB18's test set
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,12 @@ def run(given: Run) -> int:
         raise EngineError("the report needs plotly: pip install 'unbraid[evaluate]', or leave it out with --no-report")
     dataset = _dataset(given)
     arrays = open_arrays(given.device, max(1, (os.cpu_count() or 1) // given.jobs))
-    try:
-        given.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnbraidError(f"cannot make the folder {str(given.folder)!r}: {error.strerror or error}") from error
+    if os.path.lexists(given.folder) and not given.folder.is_dir():
+        raise UnbraidError(f"cannot write into {str(given.folder)!r}: it is no folder; choose another one by -o")
     return_large_arrays()
     with ExitStack() as stack:
         systems = _systems(given, dataset, stack)
+        _make_folder(given.folder)
         display = stack.enter_context(_Display(given, len(dataset.tracks) * len(systems)))
         display.say(
             f"{dataset.kind} in {dataset.root}: {_count(len(dataset.tracks), 'track')}"
@@ -102,9 +103,17 @@ def run(given: Run) -> int:
         with ThreadPoolExecutor(given.jobs, "unbraid-track") as pool:
             try:
                 done = [found for one_track in pool.map(one, dataset.tracks) for found in one_track]
+            except KeyboardInterrupt as interrupt:
+                stop.set()
+                raise CancelledError(
+                    "interrupted; what was scored is kept, and the same command goes on from there"
+                ) from interrupt
             except BaseException:
                 stop.set()
                 raise
+        n_before = sum(not found.is_new for found in done)
+        if n_before:
+            display.say(f"{n_before} of {len(done)} scored before")
     _finish(given, dataset, systems, [found.scores for found in done if found.scores])
     n_failed = sum(found.error is not None for found in done)
     if n_failed:
@@ -114,11 +123,24 @@ def run(given: Run) -> int:
 
 def _dataset(given: Run) -> Dataset:
     """The tracks: those of the test set where nothing else is asked for and there is one."""
+    if given.subset not in (None, "all", *SUBSETS):
+        raise UsageError(f"--subset must be {', '.join(SUBSETS)} or all, got {given.subset!r}")
     subset = None if given.subset == "all" else given.subset
     dataset = load_dataset(given.root, subset=subset, kind=given.kind, data_root=given.data_root)
     if given.subset is None and any(track.subset == "test" for track in dataset.tracks):
         return load_dataset(given.root, subset="test", kind=given.kind, data_root=given.data_root)
     return dataset
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the output folder, which must be one that can be written into."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnbraidError(f"cannot make the folder {str(folder)!r}: {reason}; choose another one by -o") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UnbraidError(f"cannot write into {str(folder)!r}: it is read-only; choose another folder by -o")
 
 
 def _systems(given: Run, dataset: Dataset, stack: ExitStack) -> list[System]:
@@ -134,7 +156,7 @@ def _systems(given: Run, dataset: Dataset, stack: ExitStack) -> list[System]:
         with DownloadDisplay(quiet=given.quiet) as downloads:
             separator = Separator(name, options=given.options, on_fetch=downloads.show, **given.engine)
         stack.enter_context(separator)
-        systems.append(model_system(separator, name or separator.model_name))
+        systems.append(model_system(separator, _model_name(name or separator.model_name)))
     for text in given.stems_dirs:
         name, _, place = text.rpartition("=") if not Path(text).is_dir() else ("", "", text)
         folder = Path(place)
@@ -144,8 +166,14 @@ def _systems(given: Run, dataset: Dataset, stack: ExitStack) -> list[System]:
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"two systems are called {twice!r}; name one of them: --stems-dir NAME=FOLDER")
+        raise UsageError(f"two systems are called {twice!r}; leave one out, or name stems: --stems-dir NAME=FOLDER")
     return systems
+
+
+def _model_name(given: str) -> str:
+    """A model's name; of a folder or a JSON file, its own name without the way to it."""
+    path = Path(given)
+    return path.resolve().name if path.is_dir() else path.stem if path.is_file() else given
 
 
 def _finish(given: Run, dataset: Dataset, systems: Sequence[System], scores: Sequence[TrackScores]) -> None:
@@ -154,49 +182,88 @@ def _finish(given: Run, dataset: Dataset, systems: Sequence[System], scores: Seq
         return
     order = {system.name: place for place, system in enumerate(systems)}
     tracks = sorted(scores, key=lambda found: (order[found.system], found.subset, found.track))
-    is_musdb = dataset.kind.startswith("MUSDB18") and {found.subset for found in tracks} == {"test"}
+    why_alone = _why_alone(given, dataset, tracks)
+    remarks = _remarks(dataset, tracks) if why_alone is None else []
     write_csv(given.folder / "scores.csv", tracks)
     written = [str(given.folder / "scores.csv")]
     if given.report:
-        rankings = [ranking(tracks, score) for score in BSS_METRICS if is_musdb]
+        rankings = [ranking(tracks, score) for score in BSS_METRICS if why_alone is None]
         write_report(
             given.folder / "report.html",
-            tracks,
+            [replace(found, settings=_settings_to_show(found)) for found in tracks],
             title=f"Separation of {dataset.root.resolve().name}",
             tables=[summary_table(tracks), *(table for table in rankings if table)],
-            notes=[f"{dataset.kind}, {_count(len(dataset.tracks), 'track')}"],
+            notes=[f"{dataset.kind}, {_count(len(dataset.tracks), 'track')}", *remarks],
         )
         written.append(str(given.folder / "report.html"))
     if given.quiet:
         return
-    print()
+    _say("")
     _print_table(summary_table(tracks, intervals=False), right=slice(2, None))
-    places = ranking(tracks, "SDR") if is_musdb and given.scoring.bss else None
-    if places is None:
-        print("\nPublished scores are of MUSDB18's test set, so there are none beside these.")
-    else:
-        print()
+    places = ranking(tracks, "SDR") if why_alone is None else None
+    _say("")
+    if places is not None:
         _print_table(_with_footnotes(places), right=slice(1, -1))
-    print(f"\nWritten: {', '.join(written)}, and the scores of each track beside them.")
+        for remark in remarks:
+            _say(f"{remark}.")
+    else:
+        _say(f"No published scores beside these: {why_alone or 'none is of these stems'}.")
+    _say("")
+    _say(f"Written: {', '.join(written)}, and the scores of each track beside them.")
+
+
+def _settings_to_show(scores: TrackScores) -> dict[str, str]:
+    """Without those that only tell whether a track's files are still the same."""
+    return {
+        key: value
+        for key, value in scores.settings.items()
+        if key != "track" and not key.startswith("system's file of ")
+    }
+
+
+def _why_alone(given: Run, dataset: Dataset, tracks: Sequence[TrackScores]) -> str | None:
+    """Why these scores cannot stand beside published ones; None where they can."""
+    if not dataset.kind.startswith("MUSDB18") or {found.subset for found in tracks} != {"test"}:
+        return "they are of MUSDB18's test set"
+    if given.scoring != replace(Scoring(), strict=given.scoring.strict):
+        return "they are by BSSEval v4, with windows of 1 s"
+    return None
+
+
+def _remarks(dataset: Dataset, tracks: Sequence[TrackScores]) -> list[str]:
+    """What to know of the comparison with published scores."""
+    n_tracks = len({found.track for found in tracks})
+    if n_tracks == _N_PUBLISHED:
+        return []
+    return [
+        f"Published scores are of all {_N_PUBLISHED} tracks of MUSDB18's test set, those measured here of {n_tracks}"
+    ]
 
 
 def _print_table(table: Table, right: slice) -> None:
     """Print a table and its caption."""
     numbers = range(len(table.headers))[right]
     for line in columns([table.headers, *table.rows], right=numbers):
-        print(one_line(line))
+        _say(line)
     for line in table.caption.split("\n"):
-        print(one_line(line))
+        _say(line)
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line, also where the stream's encoding lacks some of its characters."""
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(one_line(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def _with_footnotes(table: Table, *, longest: int = 50) -> Table:
     """The table with numbers in place of its sources, and names cut short, so that it fits into a terminal."""
-    sources = list(dict.fromkeys(row[-1] for row in table.rows))
+    sources = list(dict.fromkeys(row[-1] for row in table.rows if row[-1] != MEASURED_HERE))
     rows = [
         [
             row[0] if len(row[0]) <= longest else f"{row[0][: longest - 1]}…",
             *row[1:-1],
-            f"[{1 + sources.index(row[-1])}]",
+            f"[{1 + sources.index(row[-1])}]" if row[-1] in sources else "",
         ]
         for row in table.rows
     ]
@@ -206,19 +273,33 @@ def _with_footnotes(table: Table, *, longest: int = 50) -> Table:
 
 def say_comparison(first: Path, second: Path, metric: str) -> None:
     """Print how two systems compare."""
-    comparison = compare(read_scores(first), read_scores(second), metric=metric)
+    comparison = compare(_scores_of_one(first), _scores_of_one(second), metric=metric)
     table = [row[:-1] for row in comparison_rows(comparison)]
-    print(f"{comparison.first} against {comparison.second}, {metric}\n")
+    _say(f"{comparison.first} against {comparison.second}, {metric}")
+    _say("")
     for line in columns(table, right=range(1, len(table[0]))):
-        print(one_line(line))
-    print()
+        _say(line)
+    _say("")
     for row in comparison_rows(comparison)[1:]:
-        print(one_line(f"{row[0]}: {row[-1]}"))
+        _say(f"{row[0]}: {row[-1]}")
     for name, tracks in ((comparison.first, comparison.only_first), (comparison.second, comparison.only_second)):
         if tracks:
-            print(one_line(f"Only {name} has {_count(len(tracks), 'track')}, left out: {', '.join(tracks)}"))
+            _say(f"Only {name} has {_count(len(tracks), 'track')}, left out: {', '.join(tracks)}")
     for note in comparison.notes:
-        print(one_line(f"Note: {note}"))
+        _say(f"Note: {note}")
+
+
+def _scores_of_one(folder: Path) -> list[TrackScores]:
+    """The scores in a folder, which must be of one system."""
+    if not folder.is_dir():
+        raise UsageError(f"cannot compare the scores in {str(folder)!r}: there is no such folder")
+    scores = read_scores(folder)
+    systems = list(dict.fromkeys(found.system for found in scores))
+    if len(systems) > 1:
+        raise UsageError(
+            f"{str(folder)!r} holds the scores of {', '.join(systems)}; choose the folder of one of them in it"
+        )
+    return scores
 
 
 def _count(n: int, what: str) -> str:
@@ -234,7 +315,7 @@ class _Display:
         self._lock = threading.Lock()
         self._bars: Bars | None = None
         self._all: Any = None
-        self._tasks: dict[Track, Any] = {}
+        self._tasks: dict[tuple[str, str], Any] = {}  # by subset and name
         self._n_done = 0
 
     def __enter__(self) -> _Display:
@@ -260,9 +341,10 @@ class _Display:
         if self._bars is None:
             return
         with self._lock:
-            if track not in self._tasks:
-                self._tasks[track] = self._bars.add_task(one_line(track.name), total=1.0, stage=stage, speed="")
-            self._bars.update(self._tasks[track], completed=part, stage=stage)
+            key = (track.subset, track.name)
+            if key not in self._tasks:
+                self._tasks[key] = self._bars.add_task(one_line(track.name), total=1.0, stage=stage, speed="")
+            self._bars.update(self._tasks[key], completed=part, stage=stage)
 
     def done(self, track: Track, done: Done) -> None:
         """A system was scored on a track, or was not."""
@@ -285,7 +367,7 @@ class _Display:
     def forget(self, track: Track) -> None:
         """A track is through."""
         with self._lock:
-            task = self._tasks.pop(track, None)
+            task = self._tasks.pop((track.subset, track.name), None)
             if task is not None and self._bars:
                 self._bars.remove_task(task)
 
@@ -294,7 +376,7 @@ class _Display:
             if self._bars and stream.isatty():
                 self._bars.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
             else:
-                print(one_line(text), file=stream, flush=True)
+                _say(text, stream)
 
 
 def _in_short(scores: TrackScores) -> str:

@@ -6,6 +6,7 @@ NumPy the slices are shared out among threads.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,8 @@ def open_arrays(device: str = "numpy", n_threads: int | None = None) -> Arrays:
     try:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise UsageError(f"device {device!r} cannot be used for BSSEval: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].split(". ")[0]  # PyTorch goes on and lists all it has
+        raise UsageError(f"device {device!r} cannot be used for BSSEval: {reason}") from error
     return Arrays(torch, 1, device)
 
 
@@ -77,6 +79,14 @@ class Arrays:
         """Spectra of real signals [shape=(signal, piece, time)]."""
         return self._rfft(signals, -1, signals.shape[-1])
 
+    def one_sided_spectra(self, signals: ScoreArray) -> Any:
+        """The same, such that Σ_bin |X|² / time is the energy: all bins but the first and the last count twice."""
+        spectra = self.spectra(signals)
+        spectra *= math.sqrt(2)
+        spectra[..., 0] /= math.sqrt(2)
+        spectra[..., -1] /= math.sqrt(2)
+        return spectra
+
     def filter_spectra(self, filters: ScoreArray, n_fft: int) -> Any:
         """Frequency responses [shape=(bin, …)] of filters [shape=(tap, …)]."""
         return self._rfft(filters, 0, n_fft)
@@ -85,7 +95,8 @@ class Arrays:
         """Add Σ_piece conj(x_a) y_b to `total` [shape=(bin, signal of x, signal of y)]."""
 
         def add(bins: slice) -> None:
-            total[bins] += self._bins_first(x, bins).conj() @ self._bins_first(y, bins).swapaxes(-1, -2)
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found in the sum
+                total[bins] += self._bins_first(x, bins).conj() @ self._bins_first(y, bins).swapaxes(-1, -2)
 
         self._over_bins(add, len(total))
 
@@ -103,7 +114,7 @@ class Arrays:
         Parameters
         ----------
         spectra : spectrum
-            Of true signals, then of estimates of the first of them; signal = stem · channel.
+            As of `one_sided_spectra`, of true signals, then of estimates of the first of them; signal = stem · channel.
         all_stems : array [shape=(bin, true signal, estimated signal)]
             Frequency responses of the projection onto all stems.
         own_stem : array [shape=(bin, estimated stem, true channel, estimated channel)]
@@ -114,7 +125,7 @@ class Arrays:
         Returns
         -------
         ndarray [shape=(5, stem, piece), float64]
-            Energies of P_j ŝ − s_j, P_j ŝ, P ŝ − P_j ŝ, P ŝ and ŝ − P ŝ.
+            Energies of P_j ŝ, P ŝ, P_j ŝ − s_j, P ŝ − P_j ŝ and ŝ − P ŝ.
         """
         n_true, n_estimated = all_stems.shape[1:]
         n_stems, n_channels = own_stem.shape[1:3]
@@ -126,16 +137,37 @@ class Arrays:
             projected = all_stems[bins].swapaxes(-1, -2) @ true
             target = projected
             if n_true > n_channels:  # with one stem, both projections are the same
-                by_stem = own.reshape(-1, n_stems, n_channels, n_pieces)
-                target = (own_stem[bins].swapaxes(-1, -2) @ by_stem).reshape(own.shape)
-            parts = (target - own, target, projected - target, projected, estimate - projected)
-            weights = self._put(_weights(bins, n_bins))
-            return self._xp.stack([self._xp.einsum("b,bsp->sp", weights, z.real**2 + z.imag**2) for z in parts])
+                target = self._own_projection(own_stem[bins], own, n_stems, n_channels)
+            sums = [self._energies(target), self._energies(projected)]
+            # One array for all differences: memory that is new costs more than the arithmetic.
+            difference = target - own
+            sums.append(self._energies(difference))
+            self._xp.subtract(projected, target, out=difference)
+            sums.append(self._energies(difference))
+            self._xp.subtract(estimate, projected, out=difference)
+            sums.append(self._energies(difference))
+            return self._xp.stack(sums)
 
         total: Any = sum(self._over_bins(energies, n_bins)) / n_fft
         total = total if self._xp is np else total.cpu().numpy()
         by_stem: ScoreArray = total.reshape(5, n_stems, n_channels, n_pieces).sum(axis=2)
         return by_stem
+
+    def _own_projection(self, responses: Any, own: Any, n_stems: int, n_channels: int) -> Any:
+        """P_j ŝ; the matrices of one stem are too small for a matrix product to be quick."""
+        by_stem = own.reshape(len(own), n_stems, n_channels, -1)
+        target = self._xp.empty_like(by_stem)
+        for out in range(n_channels):
+            target[:, :, out] = responses[:, :, 0, out, None] * by_stem[:, :, 0]
+            for channel in range(1, n_channels):
+                target[:, :, out] += responses[:, :, channel, out, None] * by_stem[:, :, channel]
+        return target.reshape(own.shape)
+
+    def _energies(self, z: Any) -> Any:
+        """Σ |z|² over the bins [shape=(signal, piece)]."""
+        reals = z.view(np.float64) if self._xp is np else self._xp.view_as_real(z)
+        flat = reals.reshape(len(z), -1)
+        return self._xp.einsum("bk,bk->k", flat, flat).reshape(*z.shape[1:], 2).sum(-1)
 
     def _rfft(self, signals: ScoreArray, axis: int, n_fft: int) -> Any:
         if self._xp is np:
@@ -146,7 +178,12 @@ class Arrays:
 
     def _put(self, array: ScoreArray) -> Any:
         """The array, where the others are."""
-        return array if self._xp is np else self._xp.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        # PyTorch warns of arrays that cannot be written to, as views may be.
+        return (
+            array
+            if self._xp is np
+            else self._xp.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
+        )
 
     def _bins_first(self, spectra: Any, bins: slice) -> Any:
         """Some bins of spectra, contiguous [shape=(bin, signal, piece)]."""
@@ -160,13 +197,3 @@ class Arrays:
         slices = [slice(first, min(first + _BINS_AT_ONCE, n_bins)) for first in range(0, n_bins, _BINS_AT_ONCE)]
         with ThreadPoolExecutor(self._n_threads, "unbraid-bsseval") as pool:
             return list(pool.map(do, slices))
-
-
-def _weights(bins: slice, n_bins: int) -> ScoreArray:
-    """How often each of these bins is in the whole spectrum: once the first and the last, twice the others."""
-    weights = np.full(bins.stop - bins.start, 2.0)
-    if bins.start == 0:
-        weights[0] = 1.0
-    if bins.stop == n_bins:
-        weights[-1] = 1.0
-    return weights

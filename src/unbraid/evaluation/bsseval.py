@@ -12,8 +12,8 @@ which the channels of any stem, true or estimated, sum to silence is NaN for eve
 
 How it is fast: all correlations of a track come from one set of short FFTs; the normal equations are block-Toeplitz and
 solved as such (`unbraid.evaluation.toeplitz`); and the norms are taken in the frequency domain (Parseval), where a
-projection is one small matrix product for each frequency. Memory does not grow with the length of the track: it is read
-in pieces, twice.
+projection is one small matrix product for each frequency. Memory grows with the length of the windows, but not with
+that of the track: it is read in pieces, twice.
 
 How exact it is: as museval on stems whose spectrum has a floor, such as 16-bit audio (differences of 10⁻⁹ dB). Where a
 band is empty or channels are exact multiples of each other, the normal equations are singular; museval's numbers then
@@ -105,13 +105,13 @@ def bss_eval(
     n_taps : int
         Length of the filters.
     device : str
-        "numpy", or a device of PyTorch: "cpu", "cuda", "mps" has no double precision and is refused.
+        "numpy", or a device of PyTorch: "cpu", "cuda"; "mps" has no double precision and is refused.
 
     Raises
     ------
     UsageError
-        If shapes differ or are empty, or a stem is silent from beginning to end (the equations would be singular:
-        leave that stem out).
+        If shapes differ or are empty, something is not finite, or a stem is silent from beginning to end (the
+        equations would be singular: leave that stem out).
     """
     references, estimates = np.asarray(references), np.asarray(estimates)
     if references.shape != estimates.shape or references.ndim != 3 or not references.size:
@@ -147,15 +147,18 @@ def bss_eval_signals(
 
     on_progress : called now and then with the part done, 0 to 1; what it raises stops the work
     """
+    if n_taps < 1:
+        raise UsageError(f"n_taps must be at least 1, got {n_taps}")
     frames = _frames(signals.n_samples, window, hop)
     ratios = np.full((4, signals.n_scored, len(frames)), np.nan)
     report = on_progress or (lambda part: None)
     if not framewise:
         filters = _filters(signals, 0, signals.n_samples, n_taps, arrays, lambda part: report(part / 2))
         responses = _responses(filters, frames, arrays)
+        pieces = _pieces(signals, frames, responses)
         for first in range(0, len(frames), _at_once(frames)):
             some = frames[first : first + _at_once(frames)]
-            ratios[..., first : first + len(some)] = _ratios(signals, some, responses, arrays)
+            ratios[..., first : first + len(some)] = _ratios(signals, some, responses, arrays, pieces)
             report(0.5 + 0.5 * (first + len(some)) / len(frames))
     else:
         for index, (start, stop) in enumerate(frames):
@@ -163,7 +166,8 @@ def bss_eval_signals(
             if not (_silent(references).any() or _silent(estimates).any()):
                 filters = _filters(signals, start, stop, n_taps, arrays, lambda part: None)
                 responses = _responses(filters, frames, arrays)
-                ratios[..., index : index + 1] = _ratios(signals, [(start, stop)], responses, arrays)
+                pieces = _pieces(signals, frames[:1], responses)
+                ratios[..., index : index + 1] = _ratios(signals, [(start, stop)], responses, arrays, pieces)
             report((index + 1) / len(frames))
     sdr, isr, sir, sar = ratios
     return BSSScores(sdr, isr, sir, sar)
@@ -186,6 +190,8 @@ def _at_once(frames: list[tuple[int, int]]) -> int:
 
 def _silent(stems: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether the sum of the channels of each stem [shape=(stem, channel, time)] is zero throughout, as in museval."""
+    if (stems[..., :256].sum(axis=1) != 0).any(axis=-1).all():  # nearly always, and soon found out
+        return np.zeros(len(stems), bool)
     result: np.ndarray[tuple[int], np.dtype[np.bool_]] = (stems.sum(axis=1) == 0).all(axis=-1)
     return result
 
@@ -230,22 +236,38 @@ def _correlations(
         r[k, a, b] = Σ_t x_a[t] y_b[t + k] with x a true signal, over start ≤ t, t + k < stop.
     """
     m, n_both = signals.n_stems * signals.n_channels, (signals.n_stems + signals.n_scored) * signals.n_channels
-    n_fft = min(_N_FFT, 1 << math.ceil(math.log2(stop - start + n_taps - 1)))
+    n_fft = max(_N_FFT, 1 << (2 * n_taps - 1).bit_length())
+    n_fft = min(n_fft, 1 << math.ceil(math.log2(stop - start + n_taps - 1)))
     step = n_fft - n_taps + 1
     total = arrays.zeros((n_fft // 2 + 1, m, n_both))
+    # What two neighbouring blocks have in common: the last samples of one with the first ones of the next.
+    n_edge = n_taps - 1 if step < stop - start else 0
+    n_edge_fft = arrays.fast_length(2 * n_taps)
+    edge_total = arrays.zeros((n_edge_fft // 2 + 1, m, n_both))
+    # New memory costs about as much time as the transforms, so these are used again and again.
+    joint = np.zeros((n_both, _BLOCKS_AT_ONCE * step + n_edge))
+    core = np.zeros((n_both, _BLOCKS_AT_ONCE, n_fft))
+    ends, starts = np.zeros((2, n_both, _BLOCKS_AT_ONCE, n_edge_fft))
     for first in range(start, stop, _BLOCKS_AT_ONCE * step):
         n_blocks = min(_BLOCKS_AT_ONCE, -(-(stop - first) // step))
-        last = min(stop, first + n_blocks * step + n_taps - 1)
-        joint = np.zeros((n_both, n_blocks * step + n_taps - 1))
+        last = min(stop, first + n_blocks * step + n_edge)
         references, estimates = signals.read(first, last)
+        if not (np.isfinite(references).all() and np.isfinite(estimates).all()):
+            raise UsageError("references and estimates must be finite, got NaN or infinity")
         joint[:m, : last - first] = references.reshape(m, -1)
         joint[m:, : last - first] = estimates.reshape(n_both - m, -1)
-        whole = np.lib.stride_tricks.sliding_window_view(joint, n_fft, axis=1)[:, ::step]
-        core = np.zeros((m, n_blocks, n_fft))
-        core[..., :step] = whole[:m, :, :step]
-        arrays.add_cross_spectra(total, arrays.spectra(core), arrays.spectra(whole))
+        joint[:, last - first :] = 0
+        core[:, :n_blocks, :step] = joint[:, : n_blocks * step].reshape(n_both, n_blocks, step)
+        spectra = arrays.spectra(core[:, :n_blocks])
+        arrays.add_cross_spectra(total, spectra[:m], spectra)
+        if n_edge and step < stop - start:
+            ends[:, :n_blocks, :n_edge] = core[:, :n_blocks, step - n_edge : step]
+            following = np.lib.stride_tricks.sliding_window_view(joint[:, step:], n_edge, axis=1)
+            starts[:, :n_blocks, n_edge : 2 * n_edge] = following[:, : n_blocks * step : step]
+            edges = arrays.spectra(ends[:m, :n_blocks]), arrays.spectra(starts[:, :n_blocks])
+            arrays.add_cross_spectra(edge_total, *edges)
         on_progress((last - start) / (stop - start))
-    lags = arrays.lags(total, n_fft, n_taps)
+    lags = arrays.lags(total, n_fft, n_taps) + arrays.lags(edge_total, n_edge_fft, n_taps)
     return np.ascontiguousarray(lags[..., :m]), np.ascontiguousarray(lags[..., m:])
 
 
@@ -264,11 +286,19 @@ def _responses(filters: _Filters, frames: list[tuple[int, int]], arrays: Arrays)
     return _Responses(n_fft, all_stems, arrays.filter_spectra(filters.own_stem, n_fft))
 
 
-def _ratios(signals: Signals, frames: list[tuple[int, int]], responses: _Responses, arrays: Arrays) -> ScoreArray:
-    """SDR, ISR, SIR and SAR of some frames of one length, in dB [shape=(4, stem, frame)]."""
+def _pieces(signals: Signals, frames: list[tuple[int, int]], responses: _Responses) -> ScoreArray:
+    """Room for true and estimated stems, and silence behind them [shape=(stem, channel, frame, time)]."""
+    n_frames = min(len(frames), _at_once(frames))
+    return np.zeros((signals.n_stems + signals.n_scored, signals.n_channels, n_frames, responses.n_fft))
+
+
+def _ratios(
+    signals: Signals, frames: list[tuple[int, int]], responses: _Responses, arrays: Arrays, pieces: ScoreArray
+) -> ScoreArray:
+    """SDR, ISR, SIR and SAR of some frames of one length, in dB [shape=(4, stem, frame)]; `pieces` is overwritten."""
     n, k, c, n_fft = signals.n_stems, signals.n_scored, signals.n_channels, responses.n_fft
     length = frames[0][1] - frames[0][0]
-    pieces = np.zeros((n + k, c, len(frames), n_fft))
+    pieces = pieces[:, :, : len(frames)]
     true, wrong = np.empty((2, k, len(frames)))
     silent = np.zeros(len(frames), bool)
     for index, (start, stop) in enumerate(frames):
@@ -278,9 +308,9 @@ def _ratios(signals: Signals, frames: list[tuple[int, int]], responses: _Respons
         true[:, index] = _energies(pieces[:k, :, index])
         wrong[:, index] = _energies(pieces[n:, :, index] - pieces[:k, :, index])
         silent[index] = _silent(references).any() or _silent(estimates).any()
-    spectra = arrays.spectra(pieces.reshape((n + k) * c, len(frames), n_fft))
+    spectra = arrays.one_sided_spectra(pieces.reshape((n + k) * c, len(frames), n_fft))
     energies = arrays.projection_energies(spectra, responses.all_stems, responses.own_stem, n_fft)
-    spatial, target, interference, projected, artefacts = energies
+    target, projected, spatial, interference, artefacts = energies
     ratios = np.stack(
         [
             _decibels(true, wrong),

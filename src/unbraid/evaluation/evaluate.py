@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 import unbraid
 from unbraid.datasets.tracks import Track
 from unbraid.datatypes import FloatArray
-from unbraid.errors import UnbraidError, UsageError
+from unbraid.errors import CancelledError, UnbraidError, UsageError
 from unbraid.evaluation.arrays import Arrays
 from unbraid.evaluation.bsseval import Signals, bss_eval_signals
 from unbraid.evaluation.records import read_track_scores, scores_path, write_track_scores
@@ -29,7 +30,7 @@ from unbraid.evaluation.results import BSS_METRICS, ScoreArray, StemScores, Trac
 from unbraid.evaluation.scores import ScoreSums
 from unbraid.evaluation.spool import Spool
 from unbraid.evaluation.systems import Estimates, System
-from unbraid.evaluation.targets import Target, match_stems
+from unbraid.evaluation.targets import Target, match_notices, match_stems
 from unbraid.evaluation.true_stems import TOLERANCE_S, TrueStems, read_true_stems
 
 __all__ = ["Done", "Scoring", "evaluate_track", "score_estimates"]
@@ -54,16 +55,22 @@ class Scoring:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.window_s > 0 and self.hop_s > 0):
-            raise UsageError(f"window and hop must be more than 0 s, got {self.window_s} and {self.hop_s}")
+        if not all(length_s > 0 and math.isfinite(length_s) for length_s in (self.window_s, self.hop_s)):
+            raise UsageError(f"window and hop must be more than 0 s, and finite, got {self.window_s} and {self.hop_s}")
 
     @property
     def settings(self) -> dict[str, str]:
         """The same in words, for the files of scores."""
         if not self.bss:
-            return {"bsseval": "none"}
+            return {"bsseval": "none", **self._strictness}
         filters = "512 taps, of each window (version 3)" if self.framewise else "512 taps, of the track (version 4)"
-        return {"bsseval": f"{filters}, windows of {self.window_s:g} s every {self.hop_s:g} s"}
+        bsseval = f"{filters}, windows of {self.window_s:g} s every {self.hop_s:g} s"
+        return {"bsseval": bsseval, **self._strictness}
+
+    @property
+    def _strictness(self) -> dict[str, str]:
+        # Scores that are not strict do not do for a strict run.
+        return {"silent stems": "refused, as by museval"} if self.strict else {}
 
 
 @dataclass(frozen=True)
@@ -96,29 +103,41 @@ def evaluate_track(
     """
     try:
         shared = {"dataset": dataset, "track": _sizes(track), **scoring.settings}
-        settings = {
-            system.name: {**shared, **{f"system's {key}": value for key, value in system.settings(track).items()}}
-            for system in systems
-        }
-        there = {system.name: _read(folder, system.name, track, settings[system.name]) for system in systems}
-    except (UnbraidError, OSError) as error:
+    except OSError as error:
         yield from (Done(system.name, error=_foreseen(track, error)) for system in systems)
         return
-    yield from (Done(name, scores, is_new=False) for name, scores in there.items() if scores is not None)
-    missing = [system for system in systems if there[system.name] is None]
+    missing: list[System] = []
+    settings: dict[str, dict[str, str]] = {}
+    for system in systems:
+        try:
+            own = {f"system's {key}": value for key, value in system.settings(track).items()}
+        except (UnbraidError, OSError) as error:
+            yield Done(system.name, error=_foreseen(track, error))
+            continue
+        settings[system.name] = {**shared, **own}
+        there = _read(folder, system.name, track, settings[system.name])
+        if there is None:
+            missing.append(system)
+        else:
+            yield Done(system.name, there, is_new=False)
     if not missing:
         return
     with ExitStack() as stack:
         try:
             on_progress("reading", 0.0)
             true = read_true_stems(track, folder, stack)
+        except CancelledError:
+            raise
         except UnbraidError as error:
             yield from (Done(system.name, error=error) for system in missing)
             return
         for system in missing:
             try:
                 scores = _score(system, track, true, settings[system.name], folder, scoring, arrays, on_progress)
-                write_track_scores(folder, scores)
+                # With the file's decimals: a run that was stopped and goes on ends with the same numbers.
+                scores = read_track_scores(write_track_scores(folder, scores))
+            except CancelledError:
+                raise
             except UnbraidError as error:
                 yield Done(system.name, error=error)
             else:
@@ -152,7 +171,8 @@ def _sizes(track: Track) -> str:
 def _foreseen(track: Track, error: UnbraidError | OSError) -> UnbraidError:
     if isinstance(error, UnbraidError):
         return error
-    return UnbraidError(track.problem or f"cannot use the track {track.name!r}: {error}")
+    where = f"cannot score {track.name!r}: cannot read {str(error.filename)!r}: {error.strerror or error}"
+    return UnbraidError(track.problem or where)
 
 
 def _score(
@@ -165,6 +185,7 @@ def _score(
     arrays: Arrays,
     on_progress: OnProgress,
 ) -> TrackScores:
+    on_progress("separating", 0.0)  # the first block may be long in coming
     with ExitStack() as stack:
         estimates = system.estimate(track, true, stack)
         stems, notices = score_estimates(true, estimates, folder, scoring, arrays, on_progress)
@@ -201,7 +222,8 @@ def score_estimates(
     UnbraidError
         If the estimates cannot be made, or do not fit the track.
     """
-    groups = [_Group(targets, true, scoring) for targets in match_stems(true.stems, estimates.stems)]
+    matched = match_stems(true.stems, estimates.stems)
+    groups = [_Group(targets, true, scoring) for targets in matched]
     n_rows = len(estimates.stems) * true.n_channels
     with Spool(folder, n_rows) as spool:
         for block in _fitted(estimates, true):
@@ -211,9 +233,13 @@ def score_estimates(
             spool.append(block.reshape(n_rows, -1))
             on_progress("separating", spool.n_samples / true.n_samples)
         stems: dict[str, StemScores] = {}
-        notices = list(estimates.notices)
-        for group in groups:
-            scored, said = group.scores(spool, arrays, lambda part: on_progress("scoring", part))
+        notices = [*estimates.notices, *match_notices(true.stems, estimates.stems, matched)]
+        for index, group in enumerate(groups):
+
+            def report(part: float, index: int = index) -> None:
+                on_progress("scoring", (index + part) / len(groups))
+
+            scored, said = group.scores(spool, arrays, report)
             stems.update(scored)
             notices += [notice for notice in said if notice not in notices]
     return stems, notices

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -42,6 +44,8 @@ class Spool:
         self.n_samples += block.shape[1]
         tail = np.concatenate([self._tail, block], axis=1) if self._tail.shape[1] else block
         try:
+            if tail.shape[1] >= _CHUNK:
+                self._file.seek(0, os.SEEK_END)
             while tail.shape[1] >= _CHUNK:
                 self._file.write(np.ascontiguousarray(tail[:, :_CHUNK]).data)
                 tail = tail[:, _CHUNK:]
@@ -84,4 +88,5 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is of no use now
+            self._file.close()

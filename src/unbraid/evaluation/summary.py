@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from unbraid.evaluation.aggregate import AVERAGE, Aggregation, Summary, frame_value, summarise, tabulate
+from unbraid.evaluation.aggregate import AVERAGE, Aggregation, Summary, averaged_stems, frame_value, summarise, tabulate
 from unbraid.evaluation.published import published_rows
 from unbraid.evaluation.report import Table
 from unbraid.evaluation.results import BSS_METRICS, TrackScores
 from unbraid.evaluation.whole_file import write_whole
 
-__all__ = ["HEADINGS", "ranking", "summary_table", "tidy_rows", "write_csv"]
+__all__ = ["HEADINGS", "MEASURED_HERE", "ranking", "summary_table", "tidy_rows", "write_csv"]
 
 HEADINGS = ("system", "subset", "track", "stem", "score", "over", "value")
+MEASURED_HERE = "measured here"  # in place of a source
 CAPTION = (
     "dB. SDR, ISR, SIR and SAR: BSSEval, median over windows, then over tracks, as in SiSEC 2018; "
     "uSDR and SI-SDR: of whole tracks, mean over tracks."
@@ -55,14 +56,16 @@ def ranking(tracks: Sequence[TrackScores], score: str) -> Table | None:
     places = []
     for system, summaries in _summaries(tracks).items():
         values = [summaries[score, stem].value if (score, stem) in summaries else np.nan for stem in stems]
-        places.append((f"▶ {system}", values, float(np.mean(values)), "measured here"))
+        places.append((f"▶ {system}", values, _average(stems, values), MEASURED_HERE))
     n_own = len(places)
     for row in published_rows():
         if row.metric == score:
             values = [row.values.get(stem, np.nan) for stem in stems]
-            average = float(np.mean(values)) if set(stems) == set(row.values) else row.all or np.nan
+            average = _average(stems, values)
+            if np.isnan(average) and row.all is not None and set(averaged_stems(stems)) == _FOUR:
+                average = row.all
             name = f"{row.system} + {row.extra}" if row.extra else row.system
-            if np.isfinite(values).any() or (row.all is not None and set(stems) == _FOUR):
+            if np.isfinite([*values, average]).any():
                 places.append((name, values, average, row.source))
     if len(places) == n_own:
         return None
@@ -77,6 +80,12 @@ _FOUR = {"vocals", "drums", "bass", "other"}  # of which published averages are
 
 def _stems(tracks: Sequence[TrackScores]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stem for track in tracks for stem in track.stems))
+
+
+def _average(stems: Sequence[str], values: Sequence[float]) -> float:
+    """The mean of those stems that `AVERAGE` is of."""
+    averaged = averaged_stems(stems)
+    return float(np.mean([value for stem, value in zip(stems, values, strict=True) if stem in averaged]))
 
 
 def _summaries(tracks: Sequence[TrackScores]) -> dict[str, _Summaries]:

@@ -52,7 +52,7 @@ class System:
 
 def model_system(separator: Separator, name: str) -> System:
     """A model, which separates the track's mix."""
-    settings = {"model": separator.model_name, "weights": separator.fingerprint, "engine": separator.engine.describe()}
+    settings = {"weights": separator.fingerprint, "engine": separator.engine.describe()}
 
     def estimate(track: Track, true: TrueStems, stack: ExitStack) -> Estimates:
         blocks = separator.stream(MixBlocks(true), sample_rate=true.sample_rate)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unbraid.errors import UsageError
 
-__all__ = ["Target", "match_stems"]
+__all__ = ["Target", "match_notices", "match_stems"]
 
 _OTHER = "other"
 
@@ -30,7 +30,7 @@ def match_stems(true: Sequence[str], estimated: Sequence[str]) -> list[tuple[Tar
     * "accompaniment" and "no_vocals" (or any "no_STEM") are the sum of all true stems but that one. They are scored
       together with that stem and nothing else, as in museval, whose vocals come from this group.
     * What only one side has goes into "other" there: a model's piano and guitar where the dataset has none, or the
-      reverse.
+      reverse. Where "other" is all that they share, it is scored as it is in the dataset.
     * A stem alone is scored against the rest of the mix, so that interference means something.
 
     Returns
@@ -43,17 +43,34 @@ def match_stems(true: Sequence[str], estimated: Sequence[str]) -> list[tuple[Tar
     UsageError
         If nothing matches.
     """
-    groups = [group] if (group := _stems(true, estimated)) else []
-    groups += [
-        (_target(stem, true, estimated), Target(rest, _all_but(true, stem), (estimated.index(rest),)))
+    groups = [
+        _stem_and_rest(stem, rest, true, estimated)
         for rest in estimated
-        if (stem := _without(rest)) and stem in true and stem in estimated and len(true) > 1
+        if (stem := _without(rest)) and stem in true and len(true) > 1
     ]
+    stems = _stems(true, estimated)
+    # Unless it is one stem that has a group with the rest.
+    if stems and not (sum(bool(target.estimated) for target in stems) == 1 and any(stems[0] in one for one in groups)):
+        groups.insert(0, stems)
     if not groups:
         raise UsageError(
             f"none of the stems {', '.join(estimated)} is one of the true stems {', '.join(true)}; choose others"
         )
     return groups
+
+
+def match_notices(true: Sequence[str], estimated: Sequence[str], groups: Sequence[Sequence[Target]]) -> list[str]:
+    """Say what the reader should know of a match: stems that went into "other", and those that are not scored."""
+    scored = [target for group in groups for target in group if target.estimated]
+    notices = [
+        f"{target.name}: true {' + '.join(true[i] for i in target.true)} against estimated "
+        f"{' + '.join(estimated[i] for i in target.estimated)}"
+        for target in scored
+        if max(len(target.true), len(target.estimated)) > 1 and not _without(target.name)
+    ]
+    used = {i for target in scored for i in target.estimated}
+    unused = [name for i, name in enumerate(estimated) if i not in used]
+    return notices + [f"estimated {name} is not scored: no true stem is like it" for name in unused]
 
 
 def _stems(true: Sequence[str], estimated: Sequence[str]) -> tuple[Target, ...]:
@@ -63,15 +80,22 @@ def _stems(true: Sequence[str], estimated: Sequence[str]) -> tuple[Target, ...]:
     targets = [_target(name, true, estimated) for name in common]
     other = tuple(i for i, name in enumerate(true) if name not in common)
     others = tuple(i for i, name in enumerate(estimated) if name in plain and name not in common)
-    if other and others and _OTHER in (*true, *plain):
+    if not common:
+        other = tuple(i for i in other if true[i] == _OTHER)
+    if other and others and _OTHER in ((*true, *plain) if common else plain):
         # In the dataset's order, which is that of every table.
         place = sum(true.index(name) < true.index(_OTHER) for name in common) if _OTHER in true else len(targets)
         targets.insert(place, Target(_OTHER, other, others))
-    if len(targets) == 1 and len(plain) < len(estimated):
-        return ()  # this stem and the rest: they have a group of their own
     if len(targets) == 1 and (rest := tuple(i for i in range(len(true)) if i not in targets[0].true)):
         targets.append(Target("the rest", rest, ()))
     return tuple(targets)
+
+
+def _stem_and_rest(stem: str, rest: str, true: Sequence[str], estimated: Sequence[str]) -> tuple[Target, ...]:
+    all_others = Target(rest, _all_but(true, stem), (estimated.index(rest),))
+    if stem in estimated:
+        return (_target(stem, true, estimated), all_others)
+    return (all_others, Target(stem, (true.index(stem),), ()))
 
 
 def _target(name: str, true: Sequence[str], estimated: Sequence[str]) -> Target:

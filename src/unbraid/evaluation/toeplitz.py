@@ -20,7 +20,6 @@ Matrix = NDArray[np.float64]
 # Of the mean diagonal element: added to it at first, and ten times more as long as rounding makes G indefinite.
 _LEAST_RIDGE = 1e-14
 _MOST_RIDGE = 1e-8
-_N_REFINEMENTS = 3
 
 
 class _NotPositiveError(Exception):
@@ -31,8 +30,8 @@ def solve_block_toeplitz(blocks: Matrix, right: Matrix) -> Matrix:
     """Solve G x = b for several G at once, each symmetric, positive semidefinite and block-Toeplitz.
 
     A factorisation of G with a ridge on its diagonal (10⁻¹⁴ of its mean, more where that is needed) is made, and the
-    ridge's effect taken out again by iterative refinement with G itself; where G is singular, the solution is one that
-    gives `right` as nearly as such rounding allows.
+    ridge's effect taken out again by a step of iterative refinement with G itself; where G is singular, the solution is
+    one that gives `right` as nearly as such rounding allows.
 
     Parameters
     ----------
@@ -51,15 +50,14 @@ def solve_block_toeplitz(blocks: Matrix, right: Matrix) -> Matrix:
         try:
             factor = _Factor(blocks, ridge * size)
             break
-        except _NotPositiveError:
+        except (_NotPositiveError, np.linalg.LinAlgError):  # the latter from Cholesky's factors of the first block
             ridge *= 10
             if ridge > _MOST_RIDGE:
                 raise ValueError("blocks must make a positive semidefinite matrix") from None
-    spectra = _spectra(blocks)
     solution = factor.solve(right)
-    for _ in range(_N_REFINEMENTS):
-        solution = solution + factor.solve(right - _product(spectra, solution))
-    return solution
+    # Once: where G is not singular, more changes nothing; where it is, each further step adds rounding errors that grow
+    # without bound.
+    return solution + factor.solve(right - _product(_spectra(blocks), solution))
 
 
 class _Factor:

@@ -22,6 +22,7 @@ __all__ = ["TOLERANCE_S", "TrueStems", "aligned_blocks", "read_true_stems"]
 # Signals of one track may differ so much in length: encoders without a note of their padding add up to 50 ms.
 TOLERANCE_S = 0.1
 _BLOCK = 1 << 16
+_FULL_SCALE = np.float32(1 << 15)  # in steps of 16 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,9 @@ class MixBlocks:
 def read_true_stems(track: Track, folder: Path, stack: ExitStack) -> TrueStems:
     """Decode a track into a temporary file in `folder`, which is deleted when `stack` is closed.
 
-    The sample rate is that of the mix, or of the first stem where the mix is the sum of the stems.
+    Signals of lossy files are rounded to 16 bits, as SiSEC's were: what an encoder leaves empty, such as all above
+    16 kHz, would make ISR, SIR and SAR meaningless (docs/decisions/007). The sample rate is that of the mix, or of the
+    first stem where the mix is the sum of the stems.
 
     Raises
     ------
@@ -87,7 +90,9 @@ def read_true_stems(track: Track, folder: Path, stack: ExitStack) -> TrueStems:
         n_stems = len(track.stems)
         spool = stack.enter_context(Spool(folder, (n_stems + 1) * n_channels))
         notices: list[str] = []
+        lossy = [reader.info.lossy for reader in opened.values()]
         for block in aligned_blocks(opened, files, sample_rate=rate, n_channels=n_channels, notices=notices):
+            block[lossy] = np.rint(block[lossy] * _FULL_SCALE) / _FULL_SCALE
             rows = block if track.mix is not None else np.concatenate([block, block.sum(axis=0, keepdims=True)])
             spool.append(rows.reshape(-1, rows.shape[-1]))
     return TrueStems(tuple(track.stems), n_channels, rate, spool, tuple(notices))
@@ -122,8 +127,9 @@ def aligned_blocks(
     AudioError : a file cannot be decoded, its channels do not fit, or lengths differ by more than `TOLERANCE_S`
     """
     streams = []
+    widest = next((files[name] for name, one in readers.items() if one.info.n_channels == n_channels), None)
     for name, reader in readers.items():
-        _check_channels(files[name], reader, n_channels)
+        _check_channels(files[name], reader, n_channels, widest)
         if reader.info.sample_rate != sample_rate:
             notices.append(f"{name}: resampled from {reader.info.sample_rate} to {sample_rate} Hz")
         if reader.info.n_channels != n_channels:
@@ -164,10 +170,11 @@ def _blocks(reader: AudioReader, sample_rate: int, n_channels: int) -> Iterator[
         yield np.repeat(block, n_channels // len(block), axis=0)
 
 
-def _check_channels(file: AudioFile, reader: AudioReader, n_channels: int) -> None:
+def _check_channels(file: AudioFile, reader: AudioReader, n_channels: int, widest: AudioFile | None) -> None:
     if reader.info.n_channels not in (1, n_channels):
+        other = "the track" if widest is None else _named(widest)
         raise AudioError(
-            f"cannot use {str(file.path)!r}: it has {reader.info.n_channels} channels where the track has {n_channels}"
+            f"cannot use {_named(file)}: it has {reader.info.n_channels} channels, but {other} {n_channels}"
         )
 
 

@@ -117,8 +117,9 @@ class Separator:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the networks and the options: results of equal ones differ by rounding at most."""
-        parts = [*(runner.fingerprint for runner in self._runners), repr(self._options)]
+        """Hex digest of all that makes the results, so that equal ones differ by rounding at most."""
+        around = [f"{member.transform.config} {member.mixes}" for member in self.plan.members]
+        parts = [*(runner.fingerprint for runner in self._runners), *around, f"{self.stems} {self._options}"]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property

@@ -1,17 +1,32 @@
 """Our BSSEval beside museval's own on what is hard for it: silence, copies, delays, leakage, low-passes, long songs.
 
-PLACEHOLDER
+Largest differences found, in dB, over every window of every case (quick and slow, 44 of version 4 and 7 of version 3):
+
+=====================  ========  ========  ========  ========
+                       SDR       ISR       SIR       SAR
+=====================  ========  ========  ========  ========
+noise                  8e-14     2e-10     2e-08     4e-09
+synthesised, 16 bits   7e-14     2e-08     2e-06     3e-07
+real songs, 16 bits    6e-14     2e-07     2e-05     2e-06
+=====================  ========  ========  ========  ========
+
+They come from the normal equations' condition, up to 10¹², which both programs have to solve. Where these are singular
+(songs in floating point, of which one stem's channels are multiples of each other up to rounding), there is nothing to
+agree with: see `test_singular_equations_are_solved_better_than_in_museval`.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from scipy import signal
 
+from direct_bsseval import direct_bss_eval
 from museval_metrics import museval_bss_eval
 from unbraid.datasets.synthetic import synthesize_song
 from unbraid.datatypes import FloatArray
@@ -63,7 +78,7 @@ CASES = (
     Case(10, "song", 2, 2, 4.0),
     Case(11, "song", 3, 1, 6.0),
     Case(12, "song", 4, 1, 4.0),
-    Case(13, "song", 4, 2, 1.5),
+    Case(13, "song", 3, 2, 1.5),
     Case(14, "real", 2, 2, 4.0),
     Case(15, "real", 3, 1, 5.0),
     Case(16, "song", 2, 2, 4.2, "silent reference"),
@@ -86,6 +101,7 @@ CASES = (
 )
 SLOW_CASES = (
     Case(101, "song", 4, 2, 30.0),
+    Case(113, "song", 4, 2, 1.5),
     Case(102, "real", 4, 2, 40.0),
     Case(103, "real", 4, 2, 30.0, "low-passed estimates"),
     Case(104, "real", 6, 2, 6.0),
@@ -207,9 +223,10 @@ def ours(
     window: int | None = RATE,
     hop: int | None = RATE,
     framewise: bool = False,
+    n_taps: int = 512,
 ) -> ScoreArray:
     """All metrics [shape=(4, stem, frame)]."""
-    scores = bss_eval(references, estimates, window=window, hop=hop, framewise=framewise)
+    scores = bss_eval(references, estimates, window=window, hop=hop, framewise=framewise, n_taps=n_taps)
     return np.stack([scores.sdr, scores.isr, scores.sir, scores.sar])
 
 
@@ -224,7 +241,7 @@ def largest_deviations(found: ScoreArray, expected: ScoreArray) -> dict[str, flo
 
 def check(name: object, found: ScoreArray, expected: ScoreArray) -> None:
     deviations = largest_deviations(found, expected)
-    print(f"{name}: " + ", ".join(f"{metric} {value:.1e}" for metric, value in deviations.items()))
+    print(f"{name}: " + ", ".join(f"{metric} {value:.1e}" for metric, value in deviations.items()))  # noqa: T201
     assert max(deviations.values()) <= TOLERANCE_DB, deviations
     assert np.isfinite(found[0]).any()  # something was compared
 
@@ -257,8 +274,8 @@ def test_every_window_is_as_in_museval(case: Case) -> None:
         Case(43, "noise", 3, 1, 3.5, "silent reference"),
         Case(44, "noise", 2, 2, 3.0, "anti-phase estimate"),
         Case(45, "noise", 1, 2, 2.0),
-        pytest.param(Case(46, "real", 4, 2, 4.0), marks=pytest.mark.slow),
-        pytest.param(Case(47, "noise", 4, 2, 4.0, "late"), marks=pytest.mark.slow),
+        pytest.param(Case(46, "real", 4, 2, 2.0), marks=pytest.mark.slow),
+        pytest.param(Case(47, "noise", 4, 2, 2.0, "late"), marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -273,8 +290,86 @@ def test_filters_of_each_window_are_as_in_museval(case: Case) -> None:
     ("window", "hop"), [(2 * RATE, 3 * RATE // 2), (30000, 11000), (1000, 40000), (None, None), (4 * RATE, RATE)]
 )
 def test_other_windows_are_as_in_museval(window: int | None, hop: int | None, framewise: bool) -> None:
-    case = Case(51, "noise", 2, 1, 4.0)
+    case = Case(51, "noise", 2, 1, 3.2)
     references, estimates = make(case)
     found = ours(references, estimates, window=window, hop=hop, framewise=framewise)
     expected = museval_bss_eval(references, estimates, window=window or np.inf, hop=hop or np.inf, framewise=framewise)
     check(f"window {window}, hop {hop}, framewise {framewise}", found, expected)
+
+
+def whole_track_in_every_order(
+    score: Callable[..., ScoreArray], references: ScoreArray, estimates: ScoreArray, **options: Any
+) -> ScoreArray:
+    """Scores of the whole track [shape=(order, 4, stem)] with stems and channels in every order of two."""
+    found = []
+    for stems in {tuple(range(len(references))), tuple(reversed(range(len(references))))}:
+        for channels in ((0, 1), (1, 0)):
+            order = np.ix_(stems, channels)
+            found.append(score(references[order], estimates[order], **options)[:, np.argsort(stems), 0])
+    return np.stack(found)
+
+
+def singular(seed: int, *stems: str) -> tuple[ScoreArray, ScoreArray]:
+    """A second of a song in floating point; the bass's channels are multiples of each other up to rounding."""
+    song = synthesize_song(1.0, seed=seed)
+    left, right = song["bass"].astype(np.float64)
+    assert np.sum((right - left * (left @ right) / (left @ left)) ** 2) < 1e-13 * np.sum(right**2)
+    references = np.stack([song[stem] for stem in stems]).astype(np.float64)
+    return references, estimate(references, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4))])
+def test_singular_equations_are_solved_better_than_in_museval(seed: int) -> None:
+    """museval's scores change with the order of stems and channels, ours hardly, and ours are nearer to the truth.
+
+    The truth is that of a QR decomposition of all delayed copies, whose condition is the root of the equations'. With
+    64 filter taps and the seeds 1 to 4, museval was off by up to 29 dB in SIR, 6 in SAR and 0.01 in ISR; ours by 1.7,
+    0.013 and 0.0002. SIR is worst because interference is what two nearly equal projections differ by.
+    """
+    references, estimates = singular(seed, "bass", "vocals")
+    truth = direct_bss_eval(references, estimates, n_taps=64)[..., 0]
+    found = whole_track_in_every_order(ours, references, estimates, window=None, hop=None, n_taps=64)
+    theirs = whole_track_in_every_order(museval_bss_eval, references, estimates, window=np.inf, hop=np.inf, n_taps=64)
+    (_, isr, sir, sar), (_, _, their_sir, their_sar) = (
+        np.abs(scores - truth).max(axis=(0, 2)) for scores in (found, theirs)
+    )
+    spread, their_spread = (np.ptp(scores, axis=0).max(axis=1) for scores in (found, theirs))
+    print(f"ours off by {isr:.1e}, {sir:.2f}, {sar:.4f} dB; museval by SIR {their_sir:.2f}, SAR {their_sar:.2f}")  # noqa: T201
+    print(f"ours change by {spread}, museval's by {their_spread}")  # noqa: T201
+    assert their_spread[2] > 5 and their_spread[3] > 0.5  # or the song is not singular any more
+    assert spread[2] < 0.05 and spread[3] < 0.001
+    assert isr < 0.001 and sir < 2.5 and sar < 0.03
+    assert sir < their_sir / 5 and sar < their_sar / 50
+    np.testing.assert_allclose(found[:, 0], np.broadcast_to(truth[0], found[:, 0].shape), atol=1e-9)  # SDR has no part
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 2])
+def test_singular_equations_of_full_size(seed: int) -> None:
+    """The bass alone, 512 taps: SAR was off by 0.08 and 0.03 dB in ours; in museval by 2 to 4 dB and by 1 to 18."""
+    references, estimates = singular(seed, "bass")
+    truth = direct_bss_eval(references, estimates, n_taps=512)[3, 0, 0]
+    found = whole_track_in_every_order(ours, references, estimates, window=None, hop=None)[:, 3, 0]
+    theirs = whole_track_in_every_order(museval_bss_eval, references, estimates, window=np.inf, hop=np.inf)[:, 3, 0]
+    print(f"truth {truth:.4f}, ours {found}, museval {theirs}")  # noqa: T201
+    assert np.ptp(theirs) > 1
+    assert np.abs(found - truth).max() < 0.2
+    assert found.min() > theirs.max()  # a projection leaves the least, and so has the largest SAR
+
+
+@pytest.mark.slow
+def test_singular_songs_have_a_larger_sar_than_in_museval() -> None:
+    """Three stems, 512 taps: museval's SAR changed by 2 to 3.6 dB with the order, ours by 0.005.
+
+    SAR of the whole track, which a true projection has the largest of. Windows, and SIR, may be on either side of
+    museval's, by several dB.
+    """
+    song = synthesize_song(3.0, seed=0)
+    references = np.stack([song[stem] for stem in ("bass", "vocals", "other")]).astype(np.float64)
+    estimates = estimate(references, np.random.default_rng(0))
+    found = whole_track_in_every_order(ours, references, estimates, window=None, hop=None)[:, 3]
+    theirs = whole_track_in_every_order(museval_bss_eval, references, estimates, window=np.inf, hop=np.inf)[:, 3]
+    print(f"SAR, ours:\n{found}\nmuseval:\n{theirs}")  # noqa: T201
+    assert (np.ptp(theirs, axis=0) > 0.5).all()
+    assert (np.ptp(found, axis=0) < 0.05).all()
+    assert (found.min(axis=0) > theirs.max(axis=0)).all()

@@ -1,12 +1,21 @@
+import re
+import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from commands import quick_engine
 from unbraid import Audio, Output, Separator, read_audio, write_audio
 from unbraid.errors import AudioError, CancelledError, EngineError, ModelError, UsageError
+from unbraid.models.spleeter.config import SpleeterConfig
+from unbraid.models.spleeter.graph import parameter_shapes
 from unbraid.separation.plan import Options
+from unbraid.weights.folder import write_model
+from unbraid.weights.model_file import ModelFile, NetworkPart
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +131,108 @@ def test_files_are_what_arrays_are(separator, tmp_path: Path) -> None:
 def test_the_wiener_filter_needs_more_than_a_stream(model_folder: Path) -> None:
     with Separator(model_folder, options=Options(wiener=True)) as separator:
         with pytest.raises(UsageError, match="use separate"):
-            next(separator.stream([music(1000)]))
+            next(separator.stream(iter([music(1000)])))
         stems = separator.separate(music(70_000))
         assert all(np.isfinite(stem).all() for stem in stems.values())
+
+
+class Blocks:
+    """Blocks of a track that can be gone through again; how often they were is counted."""
+
+    def __init__(self, samples: np.ndarray, length: int) -> None:
+        self._parts = [samples[:, start : start + length] for start in range(0, samples.shape[1], length)]
+        self.n_finished = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        yield from self._parts
+        self.n_finished += 1
+
+
+@pytest.mark.parametrize("sample_rate", [44100, 32000])
+@pytest.mark.parametrize("wiener", [False, True])
+def test_what_can_be_read_again_is_a_stream_for_all_models(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, wiener: bool, sample_rate: int
+) -> None:
+    monkeypatch.setattr("unbraid.separation.separator.load_engine", quick_engine)
+    samples = music(150_001)
+    before = samples.copy()
+    with Separator(model_folder, options=Options(wiener=wiener)) as separator:
+        whole = separator.separate(samples, sample_rate=sample_rate)
+        blocks = Blocks(samples, 40_000)
+        for source in (blocks, list(blocks), [samples]):
+            streamed = list(separator.stream(source, sample_rate=sample_rate))
+            for stem in separator.stems:
+                joined = np.concatenate([block[stem] for block in streamed], axis=-1)
+                assert joined.shape == samples.shape
+                assert np.abs(joined - whole[stem]).max() < 2e-6
+        assert blocks.n_finished == 1 + (2 if wiener else 1)  # once for the list
+    assert np.array_equal(samples, before)
+
+
+def test_blocks_that_can_be_read_again_must_agree_in_channels_too(model_folder: Path) -> None:
+    with Separator(model_folder, options=Options(wiener=True)) as separator:
+        assert list(separator.stream([])) == []
+        for blocks in ([music(1000), music(1000, 1)], [music(1000, 1), music(1000)]):
+            with pytest.raises(UsageError, match=r"blocks must all have [12] channels, got [12]"):
+                list(separator.stream(blocks))
+
+
+def fingerprint(folder: Path, **options: Any) -> str:
+    with Separator(folder, options=Options(**options)) as separator:
+        return separator.fingerprint
+
+
+def test_fingerprints_tell_all_that_makes_the_results(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unbraid.separation.separator.load_engine", quick_engine)
+    first = fingerprint(model_folder)
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    assert fingerprint(model_folder) == first
+    others = [
+        fingerprint(model_folder, **options)
+        for options in (
+            {"stems": ("vocals", "drums")},
+            {"stems": ("drums", "vocals")},
+            {"two_stems": "vocals"},
+            {"two_stems": "vocals", "other_method": "none"},
+            {"wiener": True},
+            {"shifts": 2},
+            {"shifts": 2, "seed": 1},
+            {"overlap": 0.5},
+            {"high_band": "zeros"},
+        )
+    ]
+    copy = tmp_path / "copy"
+    shutil.copytree(model_folder, copy)
+    others.append(fingerprint(copy))  # other files, which may hold other weights
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_fingerprints_tell_what_is_around_the_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks, names and shares are no part of a network, and change all the same what comes out."""
+    monkeypatch.setattr("unbraid.separation.separator.load_engine", quick_engine)
+    config = SpleeterConfig(stems=("vocals", "drums"), n_frames=64, n_bins=1024, conv_n_filters=(4, 4, 8, 8, 8, 8))
+    parts = tuple(NetworkPart("spleeter", config, name, (share, 1.0)) for name, share in (("a", 0.25), ("b", 0.75)))
+    state = {
+        f"{part.name}.{name}": np.ones(shape, np.float32)
+        for part in parts
+        for name, shape in parameter_shapes(config).items()
+    }
+    folder = tmp_path / "bag"
+    write_model(folder, ModelFile("bag", config.stems, config.sample_rate, parts, 0, ""), state)
+    described = (folder / "model.toml").read_text()
+    found = [fingerprint(folder, high_band="model")]
+    for old, new in (
+        ("separation_exponent = 2", "separation_exponent = 1"),
+        ('mask_extension = "zeros"', 'mask_extension = "average"'),
+        ("0.25", "0.5"),
+        ('"drums"', '"piano"'),
+    ):
+        assert old in described, described
+        (folder / "model.toml").write_text(described.replace(old, new))
+        found.append(fingerprint(folder, high_band="model"))
+    assert len(set(found)) == 5
 
 
 def test_closed_is_closed(model_folder: Path) -> None:
