@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from unbraid.errors import UsageError
 
-__all__ = ["Target", "match_notices", "match_stems"]
+__all__ = ["Target", "is_sum_of_others", "match_notices", "match_stems"]
 
 _OTHER = "other"
 
@@ -71,6 +71,12 @@ def match_notices(true: Sequence[str], estimated: Sequence[str], groups: Sequenc
     used = {i for target in scored for i in target.estimated}
     unused = [name for i, name in enumerate(estimated) if i not in used]
     return notices + [f"estimated {name} is not scored: no true stem is like it" for name in unused]
+
+
+def is_sum_of_others(name: str, stems: Sequence[str]) -> bool:
+    """Whether a stem is the rest without another one, and the parts of that rest are there too: it must not count."""
+    without = _without(name)
+    return without is not None and any(not _without(stem) and stem != without for stem in stems)
 
 
 def _stems(true: Sequence[str], estimated: Sequence[str]) -> tuple[Target, ...]:

@@ -16,6 +16,7 @@ from unbraid.datatypes import FloatArray
 from unbraid.dsp.segments import SampleQueue
 from unbraid.errors import AudioError
 from unbraid.evaluation.spool import Spool
+from unbraid.evaluation.targets import is_sum_of_others
 
 __all__ = ["TOLERANCE_S", "TrueStems", "aligned_blocks", "read_true_stems"]
 
@@ -70,7 +71,8 @@ def read_true_stems(track: Track, folder: Path, stack: ExitStack) -> TrueStems:
 
     Signals of lossy files are rounded to 16 bits, as SiSEC's were: what an encoder leaves empty, such as all above
     16 kHz, would make ISR, SIR and SAR meaningless (docs/decisions/007). The sample rate is that of the mix, or of the
-    first stem where the mix is the sum of the stems.
+    first stem where the mix is the sum of the stems. A stem that is the sum of others, such as "accompaniment", is left
+    out.
 
     Raises
     ------
@@ -78,7 +80,9 @@ def read_true_stems(track: Track, folder: Path, stack: ExitStack) -> TrueStems:
     """
     if track.problem:
         raise AudioError(track.problem)
-    files = dict(track.stems)
+    sums = [stem for stem in track.stems if is_sum_of_others(stem, list(track.stems))]
+    stems = tuple(stem for stem in track.stems if stem not in sums)
+    files = {stem: track.stems[stem] for stem in stems}
     if track.mix is not None:
         files["mix"] = track.mix
     with ExitStack() as readers:
@@ -87,15 +91,15 @@ def read_true_stems(track: Track, folder: Path, stack: ExitStack) -> TrueStems:
         }
         rate = opened["mix" if track.mix is not None else next(iter(opened))].info.sample_rate
         n_channels = max(reader.info.n_channels for reader in opened.values())
-        n_stems = len(track.stems)
+        n_stems = len(stems)
         spool = stack.enter_context(Spool(folder, (n_stems + 1) * n_channels))
-        notices: list[str] = []
+        notices = [f"{stem}: left out, since it is the sum of other stems" for stem in sums]
         lossy = [reader.info.lossy for reader in opened.values()]
         for block in aligned_blocks(opened, files, sample_rate=rate, n_channels=n_channels, notices=notices):
             block[lossy] = np.rint(block[lossy] * _FULL_SCALE) / _FULL_SCALE
             rows = block if track.mix is not None else np.concatenate([block, block.sum(axis=0, keepdims=True)])
             spool.append(rows.reshape(-1, rows.shape[-1]))
-    return TrueStems(tuple(track.stems), n_channels, rate, spool, tuple(notices))
+    return TrueStems(stems, n_channels, rate, spool, tuple(notices))
 
 
 def aligned_blocks(

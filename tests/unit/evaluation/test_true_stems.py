@@ -62,6 +62,21 @@ def test_without_a_mix_it_is_the_sum(tmp_path: Path) -> None:
     np.testing.assert_allclose(mix, np.sum(signals, axis=0, dtype=np.float64), atol=1e-6)
 
 
+def test_the_sum_of_other_stems_does_not_count_twice(tmp_path: Path) -> None:
+    signals = {stem: np.float32(0.2) * music(9000) for stem in ("vocals", "drums", "bass")}
+    accompaniment = signals["drums"] + signals["bass"]
+    files = {stem: wav(tmp_path, stem, samples) for stem, samples in signals.items()}
+    whole = track({"accompaniment": wav(tmp_path, "accompaniment", accompaniment), **files})
+    with ExitStack() as stack:
+        true = read_true_stems(whole, tmp_path, stack)
+        assert true.stems == ("vocals", "drums", "bass")
+        np.testing.assert_allclose(true.read(0, 9000)[1], sum(signals.values()), atol=1e-6)
+        assert "accompaniment: left out, since it is the sum of other stems" in true.notices
+    two = track({"vocals": files["vocals"], "accompaniment": whole.stems["accompaniment"]})
+    with ExitStack() as stack:
+        assert read_true_stems(two, tmp_path, stack).stems == ("vocals", "accompaniment")
+
+
 def in_16_bits(samples: FloatArray) -> FloatArray:
     return np.array([round(value) / 32768 for value in (samples.ravel() * 32768).tolist()], np.float32).reshape(
         samples.shape
