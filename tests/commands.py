@@ -7,14 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
 from unbraid.datatypes import FloatArray
 
-__all__ = ["QUICK", "REAL", "STEMS", "Outcome", "Runner", "command", "environment", "quick_engine", "run_inside"]
+__all__ = [
+    "QUICK",
+    "REAL",
+    "STEMS",
+    "Outcome",
+    "Runner",
+    "command",
+    "environment",
+    "in_terminal",
+    "quick_engine",
+    "run_inside",
+]
 
 STEMS = ("vocals", "drums", "bass", "other")
 REAL = (sys.executable, "-m", "unbraid")
@@ -106,3 +117,28 @@ def environment(**more: str) -> dict[str, str]:
     source = str(Path(__file__).parent.parent / "src")
     paths = [source, os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1", **more}
+
+
+def in_terminal(arguments: Sequence[object], env: dict[str, str], *, stdout: IO[str] | None = None) -> tuple[int, str]:
+    """Run a program in a pseudo-terminal of POSIX; its exit code, and what was shown there.
+
+    stdout : where the standard output goes instead
+    """
+    import pty
+
+    main_end, other_end = pty.openpty()
+    process = subprocess.Popen(
+        [*map(str, arguments)], stdout=other_end if stdout is None else stdout, stderr=other_end, env=env
+    )
+    os.close(other_end)
+    shown = b""
+    while True:
+        try:
+            part = os.read(main_end, 1 << 16)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(main_end)
+    return process.wait(), shown.decode()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from commands import Outcome
+from commands import Outcome, in_terminal
 from hub import answer, redirect
 from model_hub import OFFICIAL, World, new_world, sha256, small_archive, small_checkpoint
 from song_makers import music, write_wav
@@ -226,32 +226,14 @@ def test_a_home_that_is_a_file_is_one_line(world: World, tmp_path: Path) -> None
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
 def test_a_terminal_gets_a_bar_and_a_file_gets_the_words(world: World, tmp_path: Path) -> None:
-    import pty
-    import subprocess
-
-    main_end, other_end = pty.openpty()
+    program = [sys.executable, Path(__file__).parents[1] / "hub_unbraid.py", "models", "fetch", MODEL]
+    env = {**os.environ, **world.settings, "PYTHONUTF8": "1", "TERM": "xterm", "COLUMNS": "100"}
     with (tmp_path / "words").open("w") as words:
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parents[1] / "hub_unbraid.py"), "models", "fetch", MODEL],
-            stdout=words,
-            stderr=other_end,
-            env={**os.environ, **world.settings, "PYTHONUTF8": "1", "TERM": "xterm", "COLUMNS": "100"},
-        )
-    os.close(other_end)
-    shown = b""
-    while True:
-        try:
-            part = os.read(main_end, 1 << 16)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(main_end)
-    assert process.wait() == 0
-    assert "4stems.tar.gz" in shown.decode()
-    assert "119.3/119.3 kB" in shown.decode()
-    assert "ready" not in shown.decode()
+        code, shown = in_terminal(program, env, stdout=words)
+    assert code == 0
+    assert "4stems.tar.gz" in shown
+    assert "119.3/119.3 kB" in shown
+    assert "ready" not in shown
     assert (tmp_path / "words").read_text().startswith(f"{MODEL}: ready in")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from commands import REAL, STEMS, Outcome, Runner, command, environment, run_inside
+from commands import QUICK, REAL, STEMS, Outcome, Runner, command, environment, in_terminal, run_inside
 from song_makers import encode, music, video, write_wav
 from unbraid.audio.read import open_audio, read_audio
 from unbraid.datatypes import FloatArray
@@ -288,30 +287,11 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
 def test_a_terminal_gets_a_bar_that_disappears(model_folder: Path, tmp_path: Path) -> None:
-    import pty
-
     song = write_wav(tmp_path / "song.wav", music(44100 * 40), packing="s16")
-    main_end, other_end = pty.openpty()
-    program = [sys.executable, str(Path(__file__).parents[1] / "quick_unbraid.py"), "separate"]
-    process = subprocess.Popen(
-        [*program, "-m", str(model_folder), str(song), "-o", str(tmp_path / "out")],
-        stdout=other_end,
-        stderr=other_end,
-        env=environment(TERM="xterm", COLUMNS="100", QUICK_RUN_S="0.5"),  # long enough for the bar to be drawn
-    )
-    os.close(other_end)
-    shown = b""
-    while True:
-        try:
-            part = os.read(main_end, 1 << 16)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(main_end)
-    assert process.wait() == 0
-    text = shown.decode()
+    program = [*QUICK, "separate", "-m", model_folder, song, "-o", tmp_path / "out"]
+    # Long enough for the bar to be drawn.
+    code, text = in_terminal(program, environment(TERM="xterm", COLUMNS="100", QUICK_RUN_S="0.5"))
+    assert code == 0
     assert "song.wav separating" in text
     assert "\x1b[2K" in text  # the bar's line is erased
     assert text.count("→") == 1

@@ -11,12 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from unbraid.cli.downloads import DownloadDisplay
-from unbraid.cli.memory import return_large_arrays
-from unbraid.cli.render import bars, columns, one_line
+from unbraid.cli.render import Screen, columns, one_line, print_line
 from unbraid.datasets.tracks import SUBSETS, Dataset, Track, load_dataset
 from unbraid.errors import CancelledError, EngineError, UnbraidError, UsageError
 from unbraid.evaluation.aggregate import frame_value
@@ -24,10 +22,10 @@ from unbraid.evaluation.arrays import open_arrays
 from unbraid.evaluation.compare import compare, comparison_rows
 from unbraid.evaluation.evaluate import Done, Scoring, evaluate_track
 from unbraid.evaluation.oracles import ORACLES
-from unbraid.evaluation.records import read_scores
+from unbraid.evaluation.records import read_scores, system_folder
 from unbraid.evaluation.report import Table, write_report
 from unbraid.evaluation.results import BSS_METRICS, TrackScores
-from unbraid.evaluation.summary import MEASURED_HERE, ranking, summary_table, write_csv
+from unbraid.evaluation.summary import MEASURED_HERE, Summaries, ranking, summary_table, write_csv
 from unbraid.evaluation.systems import System, folder_system, model_system, oracle_system
 from unbraid.separation.plan import Options
 from unbraid.separation.separator import Separator
@@ -69,7 +67,6 @@ def run(given: Run) -> int:
     arrays = open_arrays(given.device, max(1, (os.cpu_count() or 1) // given.jobs))
     if os.path.lexists(given.folder) and not given.folder.is_dir():
         raise UnbraidError(f"cannot write into {str(given.folder)!r}: it is no folder; choose another one by -o")
-    return_large_arrays()
     with ExitStack() as stack:
         systems = _systems(given, dataset, stack)
         _make_folder(given.folder)
@@ -127,9 +124,8 @@ def _dataset(given: Run) -> Dataset:
         raise UsageError(f"--subset must be {', '.join(SUBSETS)} or all, got {given.subset!r}")
     subset = None if given.subset == "all" else given.subset
     dataset = load_dataset(given.root, subset=subset, kind=given.kind, data_root=given.data_root)
-    if given.subset is None and any(track.subset == "test" for track in dataset.tracks):
-        return load_dataset(given.root, subset="test", kind=given.kind, data_root=given.data_root)
-    return dataset
+    tests = tuple(track for track in dataset.tracks if track.subset == "test")
+    return replace(dataset, tracks=tests) if given.subset is None and tests else dataset
 
 
 def _make_folder(folder: Path) -> None:
@@ -184,32 +180,33 @@ def _finish(given: Run, dataset: Dataset, systems: Sequence[System], scores: Seq
     tracks = sorted(scores, key=lambda found: (order[found.system], found.subset, found.track))
     why_alone = _why_alone(given, dataset, tracks)
     remarks = _remarks(dataset, tracks) if why_alone is None else []
+    summaries = Summaries.of(tracks)
     write_csv(given.folder / "scores.csv", tracks)
     written = [str(given.folder / "scores.csv")]
     if given.report:
-        rankings = [ranking(tracks, score) for score in BSS_METRICS if why_alone is None]
+        rankings = [ranking(summaries, score) for score in BSS_METRICS if why_alone is None]
         write_report(
             given.folder / "report.html",
             [replace(found, settings=_settings_to_show(found)) for found in tracks],
             title=f"Separation of {dataset.root.resolve().name}",
-            tables=[summary_table(tracks), *(table for table in rankings if table)],
+            tables=[summary_table(summaries), *(table for table in rankings if table)],
             notes=[f"{dataset.kind}, {_count(len(dataset.tracks), 'track')}", *remarks],
         )
         written.append(str(given.folder / "report.html"))
     if given.quiet:
         return
-    _say("")
-    _print_table(summary_table(tracks, intervals=False), right=slice(2, None))
-    places = ranking(tracks, "SDR") if why_alone is None else None
-    _say("")
+    print_line("")
+    _print_table(summary_table(summaries, intervals=False), right=slice(2, None))
+    places = ranking(summaries, "SDR") if why_alone is None else None
+    print_line("")
     if places is not None:
         _print_table(_with_footnotes(places), right=slice(1, -1))
         for remark in remarks:
-            _say(f"{remark}.")
+            print_line(f"{remark}.")
     else:
-        _say(f"No published scores beside these: {why_alone or 'none is of these stems'}.")
-    _say("")
-    _say(f"Written: {', '.join(written)}, and the scores of each track beside them.")
+        print_line(f"No published scores beside these: {why_alone or 'none is of these stems'}.")
+    print_line("")
+    print_line(f"Written: {', '.join(written)}, and the scores of each track beside them.")
 
 
 def _settings_to_show(scores: TrackScores) -> dict[str, str]:
@@ -244,16 +241,9 @@ def _print_table(table: Table, right: slice) -> None:
     """Print a table and its caption."""
     numbers = range(len(table.headers))[right]
     for line in columns([table.headers, *table.rows], right=numbers):
-        _say(line)
+        print_line(line)
     for line in table.caption.split("\n"):
-        _say(line)
-
-
-def _say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, also where the stream's encoding lacks some of its characters."""
-    stream = stream or sys.stdout
-    encoding = stream.encoding or "utf-8"
-    print(one_line(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        print_line(line)
 
 
 def _with_footnotes(table: Table, *, longest: int = 50) -> Table:
@@ -275,25 +265,26 @@ def say_comparison(first: Path, second: Path, metric: str) -> None:
     """Print how two systems compare."""
     comparison = compare(_scores_of_one(first), _scores_of_one(second), metric=metric)
     table = [row[:-1] for row in comparison_rows(comparison)]
-    _say(f"{comparison.first} against {comparison.second}, {metric}")
-    _say("")
+    print_line(f"{comparison.first} against {comparison.second}, {metric}")
+    print_line("")
     for line in columns(table, right=range(1, len(table[0]))):
-        _say(line)
-    _say("")
+        print_line(line)
+    print_line("")
     for row in comparison_rows(comparison)[1:]:
-        _say(f"{row[0]}: {row[-1]}")
+        print_line(f"{row[0]}: {row[-1]}")
     for name, tracks in ((comparison.first, comparison.only_first), (comparison.second, comparison.only_second)):
         if tracks:
-            _say(f"Only {name} has {_count(len(tracks), 'track')}, left out: {', '.join(tracks)}")
+            print_line(f"Only {name} has {_count(len(tracks), 'track')}, left out: {', '.join(tracks)}")
     for note in comparison.notes:
-        _say(f"Note: {note}")
+        print_line(f"Note: {note}")
 
 
 def _scores_of_one(folder: Path) -> list[TrackScores]:
     """The scores in a folder, which must be of one system."""
-    if not folder.is_dir():
+    place = folder if folder.is_dir() else system_folder(folder.parent, folder.name)
+    if not place.is_dir():
         raise UsageError(f"cannot compare the scores in {str(folder)!r}: there is no such folder")
-    scores = read_scores(folder)
+    scores = read_scores(place)
     systems = list(dict.fromkeys(found.system for found in scores))
     if len(systems) > 1:
         raise UsageError(
@@ -306,30 +297,14 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-class _Display:
-    """What is said while it runs; safe to call from several threads."""
+class _Display(Screen):
+    """What is said while it runs."""
 
     def __init__(self, given: Run, n_all: int) -> None:
+        super().__init__(show_bars=not given.quiet)
         self._given = given
         self._n_all = n_all
-        self._lock = threading.Lock()
-        self._bars: Bars | None = None
-        self._all: Any = None
-        self._tasks: dict[tuple[str, str], Any] = {}  # by subset and name
         self._n_done = 0
-
-    def __enter__(self) -> _Display:
-        if not self._given.quiet and sys.stderr.isatty():
-            self._bars = bars()
-            self._bars.start()
-            self._all = self._bars.add_task("all", total=self._n_all, stage="", speed="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars:
-            self._bars.stop()
 
     def say(self, text: str) -> None:
         """Print a line, unless quiet."""
@@ -341,6 +316,7 @@ class _Display:
         if self._bars is None:
             return
         with self._lock:
+            self._task_of_all(self._bars)
             key = (track.subset, track.name)
             if key not in self._tasks:
                 self._tasks[key] = self._bars.add_task(one_line(track.name), total=1.0, stage=stage, speed="")
@@ -351,7 +327,8 @@ class _Display:
         with self._lock:
             self._n_done += 1
             if self._bars:
-                self._bars.update(self._all, completed=self._n_done, speed=f"{self._n_done} of {self._n_all}")
+                speed = f"{self._n_done} of {self._n_all}"
+                self._bars.update(self._task_of_all(self._bars), completed=self._n_done, speed=speed)
         if done.error is not None:
             self._print(f"unbraid: {track.name}, {done.system}: {done.error}", sys.stderr)
             return
@@ -366,17 +343,13 @@ class _Display:
 
     def forget(self, track: Track) -> None:
         """A track is through."""
-        with self._lock:
-            task = self._tasks.pop((track.subset, track.name), None)
-            if task is not None and self._bars:
-                self._bars.remove_task(task)
+        self._forget((track.subset, track.name))
 
-    def _print(self, text: str, stream: Any) -> None:
-        with self._lock:
-            if self._bars and stream.isatty():
-                self._bars.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
-            else:
-                _say(text, stream)
+    def _task_of_all(self, bars: Bars) -> Any:
+        """The bar of the whole run, which is the first."""
+        if "all" not in self._tasks:
+            self._tasks["all"] = bars.add_task("all", total=self._n_all, stage="", speed="")
+        return self._tasks["all"]
 
 
 def _in_short(scores: TrackScores) -> str:

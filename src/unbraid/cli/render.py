@@ -7,10 +7,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from unbraid.errors import UnbraidError
 
@@ -20,13 +20,22 @@ if TYPE_CHECKING:
     from unbraid.datatypes import Progress
     from unbraid.separation.separator import FileReport
 
-__all__ = ["Display", "bars", "clock", "columns", "one_line"]
+__all__ = ["Display", "Screen", "clock", "columns", "one_line", "print_line"]
+
+AnyScreen = TypeVar("AnyScreen", bound="Screen")
 
 
 def one_line(text: str) -> str:
     """The text with control characters spelt out and undecodable ones replaced, so that a line stays a line."""
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
     return printable.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def print_line(text: str, stream: TextIO | None = None) -> None:
+    """Print a line, by default on standard output, also where the encoding lacks some of its characters."""
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(one_line(text).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def clock(seconds: float) -> str:
@@ -46,22 +55,21 @@ def columns(rows: Sequence[Sequence[str]], *, right: Collection[int]) -> list[st
     ]
 
 
-class Display:
-    """Speaks for a batch; safe to call from several threads.
+class Screen:
+    """Lines and, on a terminal, bars that disappear in the end; safe to use from several threads.
 
-    show : "all", "errors" or "json"
+    show_bars : whether bars are wanted
     """
 
-    def __init__(self, show: str) -> None:
-        self._show = show
+    def __init__(self, show_bars: bool) -> None:
+        self._show_bars = show_bars
         self._lock = threading.Lock()
         self._bars: Bars | None = None
-        self._tasks: dict[Path, Any] = {}
-        self._started: dict[Path, float] = {}
+        self._tasks: dict[Hashable, Any] = {}
 
-    def __enter__(self) -> Display:
-        if self._show == "all" and sys.stderr.isatty():
-            self._bars = bars()
+    def __enter__(self: AnyScreen) -> AnyScreen:
+        if self._show_bars and sys.stderr.isatty():
+            self._bars = _bars()
             self._bars.start()
         return self
 
@@ -70,6 +78,32 @@ class Display:
     ) -> None:
         if self._bars:
             self._bars.stop()
+
+    def _forget(self, key: Hashable) -> None:
+        """Take a bar away."""
+        with self._lock:
+            task = self._tasks.pop(key, None)
+            if task is not None and self._bars:
+                self._bars.remove_task(task)
+
+    def _print(self, text: str, stream: TextIO) -> None:
+        with self._lock:
+            if self._bars and stream.isatty():
+                self._bars.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+            else:
+                print_line(text, stream)
+
+
+class Display(Screen):
+    """Speaks for a batch.
+
+    show : "all", "errors" or "json"
+    """
+
+    def __init__(self, show: str) -> None:
+        super().__init__(show_bars=show == "all")
+        self._show = show
+        self._started: dict[Path, float] = {}
 
     def say(self, text: str) -> None:
         """Print a line, unless quiet."""
@@ -125,24 +159,8 @@ class Display:
             failed = f", {n_all - n_good} failed" if n_good < n_all else ""
             self.say(f"{n_good} of {n_all} files separated{failed}")
 
-    def _forget(self, path: Path) -> None:
-        with self._lock:
-            task = self._tasks.pop(path, None)
-            if task is not None and self._bars:
-                self._bars.remove_task(task)
 
-    def _print(self, text: str, stream: Any) -> None:
-        with self._lock:
-            if self._bars and stream.isatty():
-                self._bars.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
-                return
-            line = one_line(text)
-            encoding = stream.encoding or "utf-8"
-            print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-
-
-def bars() -> Bars:
-    """Progress bars on the error stream: description, stage, bar, speed, time left."""
+def _bars() -> Bars:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

@@ -95,8 +95,7 @@ class Arrays:
         """Add Σ_piece conj(x_a) y_b to `total` [shape=(bin, signal of x, signal of y)]."""
 
         def add(bins: slice) -> None:
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found in the sum
-                total[bins] += self._bins_first(x, bins).conj() @ self._bins_first(y, bins).swapaxes(-1, -2)
+            total[bins] += self._bins_first(x, bins).conj() @ self._bins_first(y, bins).swapaxes(-1, -2)
 
         self._over_bins(add, len(total))
 
@@ -178,12 +177,10 @@ class Arrays:
 
     def _put(self, array: ScoreArray) -> Any:
         """The array, where the others are."""
+        if self._xp is np:
+            return array
         # PyTorch warns of arrays that cannot be written to, as views may be.
-        return (
-            array
-            if self._xp is np
-            else self._xp.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
-        )
+        return self._xp.from_numpy(np.require(array, requirements=["C", "W"])).to(self._device)
 
     def _bins_first(self, spectra: Any, bins: slice) -> Any:
         """Some bins of spectra, contiguous [shape=(bin, signal, piece)]."""

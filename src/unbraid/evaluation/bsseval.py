@@ -260,7 +260,7 @@ def _correlations(
         core[:, :n_blocks, :step] = joint[:, : n_blocks * step].reshape(n_both, n_blocks, step)
         spectra = arrays.spectra(core[:, :n_blocks])
         arrays.add_cross_spectra(total, spectra[:m], spectra)
-        if n_edge and step < stop - start:
+        if n_edge:
             ends[:, :n_blocks, :n_edge] = core[:, :n_blocks, step - n_edge : step]
             following = np.lib.stride_tricks.sliding_window_view(joint[:, step:], n_edge, axis=1)
             starts[:, :n_blocks, n_edge : 2 * n_edge] = following[:, : n_blocks * step : step]

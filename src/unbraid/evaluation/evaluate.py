@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from unbraid.evaluation.records import read_track_scores, scores_path, write_tra
 from unbraid.evaluation.results import BSS_METRICS, ScoreArray, StemScores, TrackScores
 from unbraid.evaluation.scores import ScoreSums
 from unbraid.evaluation.spool import Spool
-from unbraid.evaluation.systems import Estimates, System
+from unbraid.evaluation.systems import Estimates, System, file_state
 from unbraid.evaluation.targets import Target, match_notices, match_stems
 from unbraid.evaluation.true_stems import TOLERANCE_S, TrueStems, read_true_stems
 
@@ -102,7 +101,7 @@ def evaluate_track(
     on_progress : told what is done and which part of it; what it raises stops the work
     """
     try:
-        shared = {"dataset": dataset, "track": _sizes(track), **scoring.settings}
+        shared = {"dataset": dataset, "track": _files(track), **scoring.settings}
     except OSError as error:
         yield from (Done(system.name, error=_foreseen(track, error)) for system in systems)
         return
@@ -161,11 +160,10 @@ def _read(folder: Path, system: str, track: Track, settings: Mapping[str, str]) 
     return scores if known_before == settings else None
 
 
-def _sizes(track: Track) -> str:
+def _files(track: Track) -> str:
     """What tells whether the files of a track are the same as in an earlier run."""
     files = {**track.stems, **({"mix": track.mix} if track.mix else {})}
-    sizes = {name: os.stat(file.path).st_size for name, file in files.items()}
-    return ", ".join(f"{name} {size} bytes" for name, size in sizes.items())
+    return ", ".join(f"{name} {file_state(file.path)}" for name, file in files.items())
 
 
 def _foreseen(track: Track, error: UnbraidError | OSError) -> UnbraidError:

@@ -26,7 +26,7 @@ from unbraid.errors import UnbraidError
 from unbraid.evaluation.results import BSS_METRICS, ScoreArray, StemScores, TrackScores
 from unbraid.evaluation.whole_file import write_whole
 
-__all__ = ["read_scores", "read_track_scores", "scores_path", "write_track_scores"]
+__all__ = ["read_scores", "read_track_scores", "scores_path", "system_folder", "write_track_scores"]
 
 _FORM = 1  # of the object "unbraid"
 _MUSEVAL_VERSION = "0.4.1"  # whose form the rest has
@@ -49,7 +49,12 @@ def scores_path(folder: Path, *, system: str, subset: str, track: str) -> Path:
     system does not allow are written as in addresses ("spleeter%3A4stems"), very long names end in a hash; different
     names stay different, except in case on file systems that ignore it.
     """
-    return folder / _safe(system) / _safe(subset or _NO_SUBSET) / f"{_safe(track)}.json"
+    return system_folder(folder, system) / _safe(subset or _NO_SUBSET) / f"{_safe(track)}.json"
+
+
+def system_folder(folder: Path, system: str) -> Path:
+    """Where the scores of a system are: below `folder`, by a name that every file system allows."""
+    return folder / _safe(system)
 
 
 def write_track_scores(folder: Path, scores: TrackScores) -> Path:

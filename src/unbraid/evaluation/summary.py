@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from unbraid.evaluation.aggregate import AVERAGE, Aggregation, Summary, averaged_stems, frame_value, summarise, tabulate
-from unbraid.evaluation.published import published_rows
+from unbraid.evaluation.published import MEDIANS, published_rows
 from unbraid.evaluation.report import Table
 from unbraid.evaluation.results import BSS_METRICS, TrackScores
 from unbraid.evaluation.whole_file import write_whole
 
-__all__ = ["HEADINGS", "MEASURED_HERE", "ranking", "summary_table", "tidy_rows", "write_csv"]
+__all__ = ["HEADINGS", "MEASURED_HERE", "Summaries", "ranking", "summary_table", "tidy_rows", "write_csv"]
 
 HEADINGS = ("system", "subset", "track", "stem", "score", "over", "value")
 MEASURED_HERE = "measured here"  # in place of a source
@@ -28,34 +29,49 @@ _INTERVALS = " In brackets: 95 % bootstrap interval over tracks."
 _WHOLE = ("uSDR", "SI-SDR")
 _SCORES = (*BSS_METRICS, *_WHOLE)
 
-_Summaries = Mapping[tuple[str, str], Summary]
 
+@dataclass(frozen=True)
+class Summaries:
+    """What the tracks of some systems come to.
 
-def summary_table(tracks: Sequence[TrackScores], *, intervals: bool = True) -> Table:
-    """One row for each system and score.
-
-    tracks : of one or several systems, one after the other
-    intervals : whether to add the bootstrap intervals
+    stems : those of any system, in the order in which they come
+    by_system : system → (score, stem or average) → summary; scores of whole tracks are averaged, as in the challenges
+        that they come from, those of BSSEval are medians
     """
-    stems = _stems(tracks)
+
+    stems: tuple[str, ...]
+    by_system: Mapping[str, Mapping[tuple[str, str], Summary]]
+
+    @staticmethod
+    def of(tracks: Sequence[TrackScores]) -> Summaries:
+        """Summarise the tracks of one or several systems, one after the other."""
+        found = {}
+        for system, some in groupby(tracks, key=lambda track: track.system):
+            table = tabulate(list(some))
+            means = summarise(table, Aggregation(tracks="mean"))
+            whole = {key: means[key] for key in means if key[0] in _WHOLE}
+            found[system] = {**summarise(table), **whole}
+        return Summaries(tuple(dict.fromkeys(stem for track in tracks for stem in track.stems)), found)
+
+
+def summary_table(summaries: Summaries, *, intervals: bool = True) -> Table:
+    """One row for each system and score; `intervals` : whether to add the bootstrap intervals."""
+    stems = summaries.stems
     rows = [
-        [system, score, *(_cell(summaries.get((score, name)), intervals) for name in (*stems, AVERAGE)), n_tracks]
-        for system, summaries in _summaries(tracks).items()
+        [system, score, *(_cell(of_system.get((score, name)), intervals) for name in (*stems, AVERAGE)), n_tracks]
+        for system, of_system in summaries.by_system.items()
         for score in _SCORES
-        if (n_tracks := _n_tracks(summaries, score, stems)) != "0"
+        if (n_tracks := _n_tracks(of_system, score, stems)) != "0"
     ]
     return Table(["System", "Score", *stems, AVERAGE, "Tracks"], rows, CAPTION + _INTERVALS * intervals)
 
 
-def ranking(tracks: Sequence[TrackScores], score: str) -> Table | None:
-    """The systems among published ones, best first; None where nothing is published of these stems.
-
-    tracks : of one or several systems, one after the other, on MUSDB18's test set
-    """
-    stems = _stems(tracks)
+def ranking(summaries: Summaries, score: str) -> Table | None:
+    """The systems, on MUSDB18's test set, among published ones, best first; None where none has these stems."""
+    stems = summaries.stems
     places = []
-    for system, summaries in _summaries(tracks).items():
-        values = [summaries[score, stem].value if (score, stem) in summaries else np.nan for stem in stems]
+    for system, of_system in summaries.by_system.items():
+        values = [of_system[score, stem].value if (score, stem) in of_system else np.nan for stem in stems]
         places.append((f"▶ {system}", values, _average(stems, values), MEASURED_HERE))
     n_own = len(places)
     for row in published_rows():
@@ -66,7 +82,9 @@ def ranking(tracks: Sequence[TrackScores], score: str) -> Table | None:
                 average = row.all
             name = f"{row.system} + {row.extra}" if row.extra else row.system
             if np.isfinite([*values, average]).any():
-                places.append((name, values, average, row.source))
+                # Another aggregation moves a score by a tenth or two.
+                source = row.source if row.aggregation == MEDIANS else f"{row.source} ({row.aggregation})"
+                places.append((name, values, average, source))
     if len(places) == n_own:
         return None
     places.sort(key=lambda place: -place[2] if np.isfinite(place[2]) else np.inf)
@@ -78,28 +96,13 @@ def ranking(tracks: Sequence[TrackScores], score: str) -> Table | None:
 _FOUR = {"vocals", "drums", "bass", "other"}  # of which published averages are
 
 
-def _stems(tracks: Sequence[TrackScores]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(stem for track in tracks for stem in track.stems))
-
-
 def _average(stems: Sequence[str], values: Sequence[float]) -> float:
     """The mean of those stems that `AVERAGE` is of."""
     averaged = averaged_stems(stems)
     return float(np.mean([value for stem, value in zip(stems, values, strict=True) if stem in averaged]))
 
 
-def _summaries(tracks: Sequence[TrackScores]) -> dict[str, _Summaries]:
-    """By system; scores of whole tracks are averaged, as in the challenges that they come from."""
-    found: dict[str, _Summaries] = {}
-    for system, some in groupby(tracks, key=lambda track: track.system):
-        table = tabulate(list(some))
-        means = summarise(table, Aggregation(tracks="mean"))
-        whole = {key: means[key] for key in means if key[0] in _WHOLE}
-        found[system] = {**summarise(table), **whole}
-    return found
-
-
-def _n_tracks(summaries: _Summaries, score: str, stems: Sequence[str]) -> str:
+def _n_tracks(summaries: Mapping[tuple[str, str], Summary], score: str, stems: Sequence[str]) -> str:
     return str(max((summaries[score, stem].n_tracks for stem in stems if (score, stem) in summaries), default=0))
 
 

@@ -20,7 +20,7 @@ from unbraid.evaluation.oracles import ORACLES, oracle_blocks
 from unbraid.evaluation.true_stems import MixBlocks, TrueStems, aligned_blocks
 from unbraid.separation.separator import Separator
 
-__all__ = ["Estimates", "System", "folder_system", "model_system", "oracle_system"]
+__all__ = ["Estimates", "System", "file_state", "folder_system", "model_system", "oracle_system"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +98,15 @@ def folder_system(folder: Path, name: str, tracks: Sequence[Track]) -> System:
 
     def settings(track: Track) -> Mapping[str, str]:
         files = found[track.subset, track.name]
-        states = {stem: os.stat(file.path) for stem, file in files.items()}
-        return {f"file of {stem}": f"{state.st_size} bytes, {state.st_mtime_ns}" for stem, state in states.items()}
+        return {f"file of {stem}": file_state(file.path) for stem, file in files.items()}
 
     return System(name, estimate, settings)
+
+
+def file_state(path: Path) -> str:
+    """What tells whether a file is the same as in an earlier run; OSError if it is not there."""
+    state = os.stat(path)
+    return f"{state.st_size} bytes of {state.st_mtime_ns}"
 
 
 def _stem_files(folder: Path, track: Track) -> dict[str, AudioFile]:

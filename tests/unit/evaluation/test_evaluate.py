@@ -486,7 +486,20 @@ def test_scores_that_are_there_are_not_made_again(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     "change",
-    ["window", "version", "none", "dataset", "track", "new stem", "new mix", "system", "damaged", "cut off", "form"],
+    [
+        "window",
+        "version",
+        "none",
+        "dataset",
+        "track",
+        "as long",
+        "new stem",
+        "new mix",
+        "system",
+        "damaged",
+        "cut off",
+        "form",
+    ],
 )
 def test_scores_made_otherwise_are_made_again(tmp_path: Path, change: str) -> None:
     true = noises(STEMS)
@@ -506,6 +519,8 @@ def test_scores_made_otherwise_are_made_again(tmp_path: Path, change: str) -> No
             options = {"dataset": "Spleeter CSV"}
         case "track":
             track = make_track(tmp_path, {stem: one[:, :-1] for stem, one in true.items()})
+        case "as long":
+            track = make_track(tmp_path, {stem: one[:, ::-1] for stem, one in true.items()})
         case "new stem":
             track = make_track(tmp_path, {**true, "whistle": true["bass"]})
         case "new mix":

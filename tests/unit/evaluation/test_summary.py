@@ -10,7 +10,7 @@ from unbraid.evaluation.aggregate import Aggregation, summarise, tabulate
 from unbraid.evaluation.published import published_rows
 from unbraid.evaluation.report import Table
 from unbraid.evaluation.results import BSS_METRICS, StemScores, TrackScores
-from unbraid.evaluation.summary import HEADINGS, MEASURED_HERE, ranking, summary_table, tidy_rows, write_csv
+from unbraid.evaluation.summary import HEADINGS, MEASURED_HERE, Summaries, ranking, summary_table, tidy_rows, write_csv
 
 FOUR = ("drums", "bass", "other", "vocals")
 NAN = math.nan
@@ -54,7 +54,7 @@ def cells(table: Table, system: str, score: str) -> dict[str, str]:
 
 def test_medians_of_medians_and_means_of_whole_tracks(tmp_path: Path) -> None:
     tracks = [*made_up("a", seed=1, n_tracks=6), *made_up("b", seed=2)]
-    table = summary_table(tracks, intervals=False)
+    table = summary_table(Summaries.of(tracks), intervals=False)
     assert list(table.headers) == ["System", "Score", *FOUR, "Avg", "Tracks"]
     assert [row[:2] for row in table.rows] == [
         [system, score] for system in "ab" for score in (*BSS_METRICS, "uSDR", "SI-SDR")
@@ -79,18 +79,20 @@ def test_intervals_are_those_of_the_bootstrap() -> None:
     tracks = made_up(n_tracks=8)
     medians = summarise(tabulate(tracks))
     means = summarise(tabulate(tracks), Aggregation(tracks="mean"))
-    table = summary_table(tracks)
+    table = summary_table(Summaries.of(tracks))
     for score, summaries in (("SDR", medians), ("uSDR", means)):
         for stem in (*FOUR, "Avg"):
             one = summaries[score, stem]
             assert one.low < one.value < one.high
             assert cells(table, "ours", score)[stem] == f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
-    assert "bootstrap" in table.caption and "bootstrap" not in summary_table(tracks, intervals=False).caption
+    assert (
+        "bootstrap" in table.caption and "bootstrap" not in summary_table(Summaries.of(tracks), intervals=False).caption
+    )
 
 
 def test_one_track_has_no_interval() -> None:
     tracks = made_up(n_tracks=1)
-    for row in summary_table(tracks).rows:
+    for row in summary_table(Summaries.of(tracks)).rows:
         assert all("[" not in cell for cell in row)
 
 
@@ -98,7 +100,7 @@ def test_what_has_no_score_has_a_dash_and_without_bsseval_there_are_no_rows_of_i
     tracks = [*made_up("both"), *made_up("two", stems=("vocals", "drums"), bss=False)]
     silent = StemScores({}, {"uSDR": 0.0, "SI-SDR": NAN})
     tracks[0] = TrackScores("both", "track 0", "test", {**tracks[0].stems, "bass": silent})
-    table = summary_table(tracks, intervals=False)
+    table = summary_table(Summaries.of(tracks), intervals=False)
     assert [row[1] for row in table.rows if row[0] == "two"] == ["uSDR", "SI-SDR"]
     two = cells(table, "two", "uSDR")
     assert (two["bass"], two["other"]) == ("–", "–")
@@ -117,7 +119,7 @@ def test_a_silent_estimate_is_infinitely_bad_in_the_mean() -> None:
     tracks = made_up(n_tracks=3)
     bass = StemScores({}, {"uSDR": 0.0, "SI-SDR": -math.inf})
     tracks[0] = TrackScores("ours", "track 0", "test", {**tracks[0].stems, "bass": bass})
-    found = cells(summary_table(tracks, intervals=False), "ours", "SI-SDR")
+    found = cells(summary_table(Summaries.of(tracks), intervals=False), "ours", "SI-SDR")
     assert (found["bass"], found["Avg"]) == ("-inf", "-inf")
 
 
@@ -126,7 +128,7 @@ def test_a_silent_estimate_is_infinitely_bad_in_the_mean() -> None:
 
 def test_the_ranking_is_in_order_with_ours_marked() -> None:
     tracks = [*made_up("good", mean_db=9.0), *made_up("bad", mean_db=2.0, seed=3)]
-    table = ranking(tracks, "SDR")
+    table = ranking(Summaries.of(tracks), "SDR")
     assert table is not None
     assert list(table.headers) == ["System", *FOUR, "Avg", "Source"]
     averages = [float(row[-2]) for row in table.rows if row[-2] != "–"]
@@ -148,7 +150,7 @@ def test_the_ranking_is_in_order_with_ours_marked() -> None:
 
 
 def test_where_only_the_average_is_published_it_takes_its_place() -> None:
-    table = ranking(made_up(), "SDR")
+    table = ranking(Summaries.of(made_up()), "SDR")
     assert table is not None
     small = next(row for row in table.rows if row[0].startswith("BS-RoFormer, small"))
     assert small[1:-1] == ["–"] * 4 + ["9.80"]
@@ -169,34 +171,36 @@ def test_the_accompaniment_counts_in_no_average() -> None:
     ]
     averages = []
     for tracks in (four, five):
-        table = ranking(tracks, "SDR")
+        table = ranking(Summaries.of(tracks), "SDR")
         assert table is not None
         averages.append({row[0]: row[-2] for row in table.rows})
-        assert averages[-1]["▶ ours"] == cells(summary_table(tracks, intervals=False), "ours", "SDR")["Avg"]
+        assert (
+            averages[-1]["▶ ours"] == cells(summary_table(Summaries.of(tracks), intervals=False), "ours", "SDR")["Avg"]
+        )
     assert averages[0] == averages[1]
 
 
 def test_averages_of_other_stems_are_not_compared() -> None:
-    table = ranking(made_up(stems=("vocals", "accompaniment"), mean_db=20), "SDR")
+    table = ranking(Summaries.of(made_up(stems=("vocals", "accompaniment"), mean_db=20)), "SDR")
     assert table is not None
     rows = {row[0]: row for row in table.rows}
     assert float(rows["▶ ours"][-2]) > 15
     assert rows["HT Demucs + 800 songs"][1:-1] == ["8.93", "–", "–"]
     assert not any(name.startswith("BS-RoFormer, small") for name in rows)
     # Of these two, the average is that of these two.
-    table = ranking(made_up(stems=("vocals", "drums")), "SDR")
+    table = ranking(Summaries.of(made_up(stems=("vocals", "drums"))), "SDR")
     assert table is not None
     found = next(row for row in table.rows if row[0] == "HT Demucs + 800 songs")
     assert found[1:-1] == ["8.93", "10.05", f"{(8.93 + 10.05) / 2:.2f}"]
 
 
 def test_nothing_published_is_no_ranking() -> None:
-    assert ranking(made_up(stems=("guitar", "piano")), "SDR") is None
-    assert ranking(made_up(), "L1") is None
+    assert ranking(Summaries.of(made_up(stems=("guitar", "piano"))), "SDR") is None
+    assert ranking(Summaries.of(made_up()), "L1") is None
 
 
 def test_systems_without_the_score_come_last() -> None:
-    table = ranking([*made_up("a", bss=False), *made_up("b")], "SDR")
+    table = ranking(Summaries.of([*made_up("a", bss=False), *made_up("b")]), "SDR")
     assert table is not None
     assert table.rows[-1] == ["▶ a", *["–"] * 5, MEASURED_HERE]
 
