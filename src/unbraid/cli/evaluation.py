@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -353,9 +354,9 @@ class _Display(Screen):
 
 
 def _in_short(scores: TrackScores) -> str:
-    """A track's SDR by stem: the median over windows, or that of the whole track."""
-    parts = []
-    for stem, found in scores.stems.items():
-        value = frame_value(found.frames["SDR"]) if "SDR" in found.frames else found.whole["uSDR"]
-        parts.append(f"{stem} {value:.2f}")
-    return f"{'SDR' if any('SDR' in found.frames for found in scores.stems.values()) else 'uSDR'} {', '.join(parts)}"
+    """A track's SDR by stem: the median over windows, or, where there is no BSSEval, that of the whole track."""
+    stems = scores.stems.items()
+    if not any(found.frames for _, found in stems):
+        return "uSDR " + ", ".join(f"{stem} {found.whole['uSDR']:.2f}" for stem, found in stems)
+    medians = {stem: frame_value(found.frames["SDR"]) if found.frames else math.nan for stem, found in stems}
+    return "SDR " + ", ".join(f"{stem} " + ("–" if math.isnan(sdr) else f"{sdr:.2f}") for stem, sdr in medians.items())

@@ -42,7 +42,7 @@ def open_arrays(device: str = "numpy", n_threads: int | None = None) -> Arrays:
         import torch
     except ImportError as error:
         raise EngineError(
-            f"device {device!r} needs PyTorch: pip install 'unbraid[torch]', or leave --device out"
+            f"device {device!r} needs PyTorch: pip install 'unbraid[torch]', or choose 'numpy'"
         ) from error
     try:
         torch.zeros(1, dtype=torch.float64, device=device).cpu()

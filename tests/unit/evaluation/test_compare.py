@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unbraid.errors import UnbraidError
@@ -43,6 +43,7 @@ def pair(n_tracks: int, gap: float, spread: float, **options):
 # The test.
 
 
+@settings(deadline=None)  # the first one imports scipy.stats
 @given(st.lists(st.integers(-20, 20), max_size=9, unique_by=abs))
 def test_p_counts_all_signs(differences: list[int]) -> None:
     known = [value for value in differences if value]
