@@ -7,7 +7,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from unbraid.cli.downloads import DownloadDisplay
 from unbraid.cli.memory import return_large_arrays
 from unbraid.cli.render import Display
+from unbraid.cli.threads import in_threads
 from unbraid.datatypes import AUDIO_SUFFIXES
 from unbraid.errors import AudioError, CancelledError, UnbraidError, UsageError
 from unbraid.separation.output import Output, existing_outputs, output_paths
@@ -75,12 +75,7 @@ def run(batch: Batch) -> int:
         def one(job: Job) -> bool:
             return not stop.is_set() and _one(job, batch, separator, display, stop)
 
-        with ThreadPoolExecutor(batch.jobs, "unbraid-file") as pool:
-            try:
-                done = list(pool.map(one, _jobs(batch, separator.stems)))
-            except BaseException:
-                stop.set()
-                raise
+        done = in_threads(one, _jobs(batch, separator.stems), batch.jobs, name="unbraid-file", stop=stop)
         display.finish(sum(done), len(done))
     return 0 if all(done) else 1
 

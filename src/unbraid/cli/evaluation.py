@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unbraid.cli.downloads import DownloadDisplay
 from unbraid.cli.render import Screen, columns, one_line, print_line
+from unbraid.cli.threads import in_threads
 from unbraid.datasets.tracks import SUBSETS, Dataset, Track, load_dataset
 from unbraid.errors import CancelledError, EngineError, UnbraidError, UsageError
 from unbraid.evaluation.aggregate import frame_value
@@ -98,17 +98,13 @@ def run(given: Run) -> int:
             display.forget(track)
             return done
 
-        with ThreadPoolExecutor(given.jobs, "unbraid-track") as pool:
-            try:
-                done = [found for one_track in pool.map(one, dataset.tracks) for found in one_track]
-            except KeyboardInterrupt as interrupt:
-                stop.set()
-                raise CancelledError(
-                    "interrupted; what was scored is kept, and the same command goes on from there"
-                ) from interrupt
-            except BaseException:
-                stop.set()
-                raise
+        try:
+            by_track = in_threads(one, dataset.tracks, given.jobs, name="unbraid-track", stop=stop)
+        except KeyboardInterrupt as interrupt:
+            raise CancelledError(
+                "interrupted; what was scored is kept, and the same command goes on from there"
+            ) from interrupt
+        done = [found for one_track in by_track for found in one_track]
         n_before = sum(not found.is_new for found in done)
         if n_before:
             display.say(f"{n_before} of {len(done)} scored before")
