@@ -1,1 +1,1 @@
-"""Training of the built-in models: material, remixing, the loop, checkpoints."""
+"""Training and fine-tuning of every family of networks; see docs/training.md."""

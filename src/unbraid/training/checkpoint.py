@@ -1,66 +1,60 @@
-"""Save and resume a training run: one safetensors file, replaced whole, with the plain numbers in its metadata."""
+"""Checkpoints: safetensors, written whole, with everything that a training needs to go on exactly where it was."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unbraid.errors import ModelError
-from unbraid.training.loop import Training
+from unbraid.errors import ModelError, UnbraidError
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["read_checkpoint", "write_checkpoint"]
 
-
-def save_checkpoint(training: Training, path: Path) -> None:
-    """Write everything that a run needs to go on exactly where it was."""
-    tensors: dict[str, Tensor] = {}
-    tensors |= {f"network.{name}": value for name, value in training.network.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in training.average.state_dict().items()}
-    for index, moments in training.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-    plain = {
-        "step": training.step,
-        "elapsed_s": training.elapsed_s,
-        "seed": training.seed,
-    }
-    temporary = path.with_name(path.name + ".part")
-    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, temporary, metadata={"training": json.dumps(plain)})
-    temporary.replace(path)
+_KEY = "unbraid.training"
 
 
-def load_checkpoint(training: Training, path: Path) -> None:
-    """Put a saved run back into `training`, which must have been made with the same configuration.
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    """Write a checkpoint, which takes the place of the one before it when it is complete.
 
-    Raises
-    ------
-    ModelError
-        If the file is not a checkpoint of such a run.
+    tensors : any devices; names must be unique
+    plain : what JSON can hold
+
+    Raises UnbraidError where it cannot be written; the one before is still there then.
     """
+    temporary = path.with_name(path.name + ".part")
+    # Tensors may share memory (averages that were never updated do not, tied weights do); safetensors refuses that.
+    kept = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(kept, temporary, metadata={_KEY: json.dumps(plain)})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        size = sum(value.nbytes for value in kept.values()) / 1e6
+        reason = getattr(error, "strerror", None) or error
+        before = "; the one before is kept" if path.exists() else ""
+        raise UnbraidError(
+            f"cannot write the checkpoint '{path}': {reason}; it needs {size:.0f} MB{before}: free some space, and "
+            "the same command goes on from there"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_checkpoint` wrote; ModelError for anything else."""
     try:
         with safe_open(path, framework="pt") as file:
-            plain = json.loads((file.metadata() or {})["training"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        training.network.load_state_dict(_below(tensors, "network."))
-        training.average.load_state_dict(_below(tensors, "average."))
-    except (KeyError, RuntimeError, OSError, ValueError, SafetensorError) as error:
+            plain = json.loads((file.metadata() or {})[_KEY])
+            # Copied out of the memory map: the file is replaced while they are in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (KeyError, OSError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"cannot resume from '{path}': not a checkpoint of this network; remove it to start anew"
+            f"cannot go on from '{path}': not a checkpoint of a training, or a damaged one; remove it to start anew"
         ) from error
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below(tensors, "optimizer.").items():
-        index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = value
-    groups = training.optimizer.state_dict()["param_groups"]
-    training.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    training.step, training.elapsed_s = plain["step"], plain["elapsed_s"]
-    training.seed = plain["seed"]
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without the beginning."""
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    return tensors, plain

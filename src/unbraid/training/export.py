@@ -1,80 +1,109 @@
-"""Write a trained network as a model folder, its weights in float16."""
+"""What a training ends in: a model folder that `separate` uses at once."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from unbraid.models.spleeter.config import SpleeterConfig
-from unbraid.models.spleeter.shared_unet import SharedUNet
-from unbraid.training.prepare import STEMS
+from unbraid.engines.select import load_engine
+from unbraid.errors import ModelError
+from unbraid.training.networks import Trainable
+from unbraid.training.recipe import Recipe
+from unbraid.training.tensors import state_arrays
 from unbraid.weights.folder import write_model
 from unbraid.weights.model_file import ModelFile, NetworkPart
+from unbraid.weights.store import load_model
 
-__all__ = ["balanced_state", "save_model"]
+__all__ = ["card_of", "check_model", "save_model"]
+
+# Between PyTorch and the engine, of the largest output: float32 in another order of summation.
+_TOLERANCE = 1e-3
 
 
-def save_model(network: SharedUNet, folder: Path, *, separation_exponent: int = 1, n_frames: int = 512) -> None:
-    """Write the model folder, which appears whole.
+def save_model(
+    folder: Path,
+    members: Mapping[str, Trainable],
+    *,
+    training_data: str = "",
+    segment_s: float | None = None,
+    card: str = "",
+) -> None:
+    """Write a model folder of one network, or of one for each stem, which are joined to a bag.
 
-    Parameters
-    ----------
-    network : SharedUNet
-        The one to ship: usually the moving average.
-    folder : Path
-        Made where it is missing.
-    separation_exponent : int
-        Power to which the outputs are raised before their ratio is taken as the mask.
-    n_frames : int
-        Frames of a block at separation (T).
+    members : name of the network, which is its stem in a bag, to the network
+    segment_s : seconds that the network sees at once when it separates, where it is not its own
     """
-    shared = network.config
-    config = SpleeterConfig(
-        stems=STEMS,
-        n_frames=n_frames,
-        n_bins=shared.n_bins,
-        n_channels=shared.n_channels,
-        separation_exponent=separation_exponent,
-        mask_extension="average",
-        network="unet.shared_unet",
-        shared_unet=shared,
-    )
+    first = next(iter(members.values()))
+    is_bag = len(members) > 1
+    parts, tensors = [], {}
+    for name, trainable in members.items():
+        weights = tuple(float(stem == name) for stem in trainable.stems) if is_bag else None
+        parts.append(NetworkPart(trainable.family, trainable.config, name if is_bag else "", weights))
+        arrays = state_arrays(trainable)
+        tensors.update({parts[-1].prefix + key: np.ascontiguousarray(value) for key, value in arrays.items()})
     model = ModelFile(
         name=folder.name,
-        stems=config.stems,
-        sample_rate=config.sample_rate,
-        networks=(NetworkPart("spleeter", config),),
+        stems=tuple(first.stems),
+        sample_rate=first.config.sample_rate,
+        networks=tuple(parts),
         weights_size=0,
         weights_sha256="",
+        segment_s=segment_s,
+        training_data=training_data,
     )
-    tensors = {
-        name: value.detach().to(torch.float16).contiguous().numpy()
-        for name, value in balanced_state(network).items()
-        if value.is_floating_point()
-    }
-    write_model(folder, model, tensors)
+    write_model(folder, model, tensors, card=card)
+    check_model(folder, list(members.values()))
 
 
-def balanced_state(network: SharedUNet) -> dict[str, Tensor]:
-    """The network's state, rescaled so that it keeps its precision and range in float16; the function is the same.
+def check_model(folder: Path, members: Sequence[Trainable]) -> None:
+    """Run a model folder's graphs beside the torch modules; ModelError where they differ by more than rounding."""
+    rng = np.random.default_rng(0)
+    for part, trainable in zip(load_model(folder).parts, members, strict=True):
+        transform = part.transform
+        _, n_samples = transform.window(transform.segment)
+        window = rng.normal(0, 0.1, (transform.n_channels, n_samples)).astype(np.float32)
+        inputs = transform.forward(window)
+        engine = load_engine(part.whole(), engine="auto", device="cpu", precision="f32")
+        try:
+            found = engine.run(inputs)
+        finally:
+            engine.close()
+        network = trainable.network
+        was_training, device = network.training, next(network.parameters()).device
+        with torch.inference_mode():
+            outputs = network.eval()(*(torch.from_numpy(array).to(device) for array in inputs))
+        network.train(was_training)
+        for one, other in zip(found, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
+            expected = other.float().cpu().numpy()
+            error = float(np.abs(one - expected).max() / (np.abs(expected).max() + 1e-12))
+            if not error <= _TOLERANCE:
+                raise ModelError(
+                    f"the model in '{folder}' gives other numbers than its training did (error {error:.1e}): "
+                    "please report this, with the recipe"
+                )
 
-    Batch normalisation undoes any scale of what comes before it, so that scale is moved out of the running statistics:
-    wholly, per feature, where a convolution comes before; by its geometric mean where a dense layer along frequency,
-    shared by all features, does.
-    """
-    state = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    suffix = ".norm.running_var"
-    for prefix in [name.removesuffix(suffix) for name in state if name.endswith(suffix)]:
-        epsilon = network.get_submodule(prefix + ".norm").eps
-        power = state[prefix + suffix].double() + float(epsilon)  # type: ignore[arg-type]
-        if prefix + ".conv.weight" in state:
-            scale = power.rsqrt()
-            state[prefix + ".conv.weight"] *= scale.float().reshape(-1, 1, 1, 1)
-        else:
-            scale = power.log().mean().mul(-0.5).exp().expand_as(power)
-            state[prefix + ".squeeze"] *= scale[0].float()
-        state[prefix + ".norm.running_mean"] *= scale.float()
-        state[prefix + suffix] = (power * scale.square() - float(epsilon)).clamp(min=0).float()  # type: ignore[arg-type]
-    return state
+
+def card_of(recipe: Recipe, scores: Mapping[str, float], before: Mapping[str, float], about: Sequence[str]) -> str:
+    """The model's card, in Markdown: how it was made, and how good it was in validation."""
+    rows = [f"| {stem} | {_db(before.get(stem, math.nan))} | {_db(score)} |" for stem, score in scores.items()]
+    table = ["| stem | before | after |", "|---|---|---|", *rows] if rows else ["It was not validated."]
+    return "\n".join(
+        [
+            f"# A model trained by the recipe {recipe.name}",
+            "",
+            *(f"* {line}" for line in about),
+            "",
+            "SDR in validation, in dB:",
+            "",
+            *table,
+            "",
+        ]
+    )
+
+
+def _db(score: float) -> str:
+    return "–" if math.isnan(score) else f"{score:.2f}"

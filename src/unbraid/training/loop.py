@@ -1,191 +1,392 @@
-"""The training loop: spectra, loss, one step, the moving average, the schedule."""
+"""The training loop, for every network and recipe: examples in, the best weights out.
+
+What a step draws depends on the recipe's seed and the step's number alone, so a training that was stopped, or killed,
+goes on exactly where its last checkpoint was.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from unbraid.datatypes import FloatArray
-from unbraid.models.spleeter.config import SharedUNetConfig
-from unbraid.models.spleeter.shared_unet import SharedUNet
+from unbraid.errors import ModelError, UnbraidError
+from unbraid.training.averages import Average, candidates, make_averages
+from unbraid.training.checkpoint import read_checkpoint, write_checkpoint
+from unbraid.training.data import Span
+from unbraid.training.losses import LossConfig, stem_losses, weigh
+from unbraid.training.networks import Trainable
+from unbraid.training.recipe import OptimizerConfig, Recipe, ScheduleConfig, difference, settings
+from unbraid.training.tensors import freeze, set_batch_norm
+from unbraid.training.validation import mean_score, validation_scores
 
-__all__ = ["LoopConfig", "Training", "learning_rate", "loss_of", "random_equaliser", "start", "stem_spectra", "train"]
+__all__ = ["Limits", "Progress", "Watcher", "fit"]
+
+State = Mapping[str, Tensor]
+
+# Steps in a row whose loss is no number, after which there is no hope.
+_LOST_STEPS = 20
+# What may differ between a training and its continuation.
+_FREE_KEYS = ("schedule.max_steps", "source", "departures", "name", "validation.n_tracks")
+
+
+@dataclass
+class Progress:
+    """Where a training is.
+
+    step, epoch : how many are done
+    elapsed_s : seconds spent in training, validation included
+    best_score, best_name : mean SDR in dB of the best weights so far, and which they were: now, or an average
+    best_scores : SDR in dB by stem of these weights
+    stale_epochs : since the best
+    rate_factor : of the learning rate, by the "plateau" schedule
+    first, history : SDR in dB by stem, before training and after each epoch, of the weights that were best then
+    """
+
+    step: int = 0
+    epoch: int = 0
+    elapsed_s: float = 0.0
+    best_score: float = -math.inf
+    best_name: str = ""
+    best_scores: dict[str, float] = field(default_factory=dict)
+    stale_epochs: int = 0
+    rate_factor: float = 1.0
+    first: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class LoopConfig:
-    """How the network is fitted.
+class Limits:
+    """When to stop before the recipe's last step, after so many steps or seconds; and how often to save."""
 
-    n_fft, hop : STFT of the stems, in samples
-    n_frames : frames of an example
-    batch_size : examples a step
-    peak_rate, warm_up_steps : learning rate of AdamW at its highest, and steps until there; then half a cosine to zero
-    weight_decay : of the kernels and dense layers
-    average_decay : of the moving average of the weights
-    error_floor : energy of a stem's error, relative to the mix, under which it hardly matters
-    stem_weights : weight of each stem in the loss; basses and kick drums are the hardest to tell apart
-    magnitude_weight : weight of the L1 distance beside the logarithmic error energy
-    p_equalise, equalise_db : chance of a random equaliser on a stem, and standard deviation of its bands
+    steps: int | None = None
+    seconds: float | None = None
+    save_every_s: float = 300.0
+
+
+class Watcher:
+    """Whoever wants to know; all methods may be left as they are."""
+
+    def on_step(self, progress: Progress, losses: Mapping[str, float], rate: float, examples_s: float) -> None:
+        """After a step: the loss of each stem, the learning rate, and seconds of music that it saw."""
+
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
+        """After an epoch: SDR in dB by stem of its best weights, and which they are."""
+
+    def on_notice(self, text: str) -> None:
+        """Something the user should know."""
+
+    def should_stop(self) -> bool:
+        """Whether the user wants it to end after this step."""
+        return False
+
+
+class _Learner(nn.Module):
+    """From a batch to the loss of each stem: what is wrapped for several processes.
+
+    spectrograms : batches are magnitudes of stems and mix, instead of the stems' samples
     """
 
-    n_fft: int = 4096
-    hop: int = 1024
-    n_frames: int = 128
-    batch_size: int = 6
-    peak_rate: float = 2e-3
-    warm_up_steps: int = 100
-    weight_decay: float = 1e-2
-    average_decay: float = 0.998
-    error_floor: float = 1e-3
-    stem_weights: tuple[float, ...] = (1.0, 1.2, 1.6, 1.0)
-    magnitude_weight: float = 1.0
-    p_equalise: float = 0.5
-    equalise_db: float = 3.5
+    def __init__(self, trainable: Trainable, loss: LossConfig, *, spectrograms: bool) -> None:
+        super().__init__()
+        self.trainable = trainable
+        self.loss = loss
+        self.spectrograms = spectrograms
 
-    @property
-    def n_samples(self) -> int:
-        """Samples of an example."""
-        return (self.n_frames - 1) * self.hop + self.n_fft
+    def forward(self, batch: Tensor) -> Tensor:
+        """Losses [shape=(stem,)] of a batch [shape=(batch, stem, channel, time)].
 
-
-@dataclass(eq=False)
-class Training:
-    """A run in progress; `checkpoint` saves and restores it. What a step draws depends on seed and step alone."""
-
-    network: SharedUNet
-    average: SharedUNet
-    optimizer: torch.optim.AdamW
-    seed: int
-    step: int = 0
-    elapsed_s: float = 0.0
+        Spectrograms [shape=(batch, stem + 1, channel, frame, bin)] have the mix in their last row.
+        """
+        if self.spectrograms:
+            return stem_losses(self.trainable.network(batch[:, -1]), batch[:, :-1], self.loss)
+        mix = batch.sum(dim=1)
+        if self.loss.on_magnitudes:
+            return stem_losses(*self.trainable.magnitudes(mix, batch), self.loss)
+        return stem_losses(self.trainable.separate(mix), batch, self.loss)
 
 
-def start(model: SharedUNetConfig, config: LoopConfig, seed: int) -> Training:
-    """Begin a run: random weights from `seed`, without touching PyTorch's global generator."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = SharedUNet(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plain = [p for name, p in network.named_parameters() if p.ndim < 2 or name.startswith("bin_")]
-    kernels = [p for name, p in network.named_parameters() if not (p.ndim < 2 or name.startswith("bin_"))]
-    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.peak_rate, betas=(0.9, 0.99))
-    return Training(network, copy.deepcopy(network).eval(), optimizer, seed)
-
-
-def train(
-    training: Training,
-    config: LoopConfig,
-    draw: Callable[[np.random.Generator], FloatArray],
-    progress: Callable[[Training], float],
-) -> Iterator[float]:
-    """Train until `progress` (0…1, decides the learning rate too) reaches one; yields the loss of every step.
+def fit(
+    trainable: Trainable,
+    recipe: Recipe,
+    batches: Callable[[int], Iterator[FloatArray]],
+    validation: Sequence[Span],
+    *,
+    fabric: Fabric,
+    checkpoint: Path,
+    limits: Limits = Limits(),
+    watcher: Watcher | None = None,
+    n_samples: int,
+    spectrograms: bool = False,
+) -> tuple[Progress, bool]:
+    """Train, and leave the best weights in `trainable`.
 
     Parameters
     ----------
-    training : Training
+    trainable : Trainable
         Changed in place.
-    config : LoopConfig
-        Sizes and rates.
-    draw : callable
-        From a random generator to an example [shape=(stem, channel, config.n_samples), float32].
-    progress : callable
-        How far the run is: of its steps, or of its time.
+    recipe : Recipe
+        How.
+    batches : callable
+        From a step's number to the batches from there on [shape=(batch, stem, channel, n_samples), float32].
+    validation : sequence of Span
+        What decides which weights are best.
+    checkpoint : Path
+        Where to go on from, if it is there, and what is written.
+    n_samples : int
+        Samples of an example.
+    fabric : Fabric
+        Devices, processes and precision; launched.
+    limits : Limits
+        Of this call; the next one goes on.
+    watcher : Watcher, optional
+        Is told how it goes, and may stop it.
+    spectrograms : bool
+        Whether batches are magnitudes of stems and mix [shape=(batch, stem + 1, channel, frame, bin)].
+
+    Returns
+    -------
+    Progress, bool
+        And whether it came to its end, or to a limit, before the user stopped it.
+
+    Raises
+    ------
+    ModelError : the checkpoint is of another recipe
+    UnbraidError : the loss is no number any more, the memory does not suffice, or a checkpoint cannot be written
     """
-    n_stems, n_bins = training.network.config.n_stems, training.network.config.n_bins
+    watcher, schedule = watcher or Watcher(), recipe.schedule
+    freeze(trainable, recipe.network.freeze)
+    set_batch_norm(trainable, recipe.network.batch_norm)
+    raw = _optimizer(trainable, recipe.optimizer)
+    learner = _Learner(trainable, recipe.loss, spectrograms=spectrograms)
+    averages = make_averages(trainable.network, recipe.average.steps, recipe.average.epochs)
+    run = _Run(trainable, recipe, raw, averages, Progress(), checkpoint)
+    if checkpoint.exists():
+        run.restore()
+    progress = run.progress
+    wrapped, optimizer = fabric.setup(learner, raw)
+    run.move(fabric.device)
+    batch_s = fabric.world_size * recipe.data.batch_size * n_samples / trainable.config.sample_rate
+    begun, n_lost, stopped = time.monotonic() - progress.elapsed_s, 0, False
+    saved = time.monotonic()
 
-    def batch(step: int) -> tuple[FloatArray, FloatArray]:
-        rng = np.random.default_rng([training.seed, step])
-        stems = np.stack([draw(rng) for _ in range(config.batch_size)])
-        return stems, random_equaliser((config.batch_size, n_stems), n_bins, config, rng)
+    def validate(names: Iterable[tuple[str, State]]) -> tuple[str, dict[str, float], State]:
+        """The best of several weights, with their scores; the network keeps its own."""
+        found, own = [], _copied(trainable.network.state_dict())
+        for name, state in names:
+            trainable.network.load_state_dict(state)
+            scores = validation_scores(trainable, validation, n_samples, recipe.data.batch_size, fabric)
+            found.append((name, scores, state))
+            trainable.network.load_state_dict(own)
+        return max(found, key=lambda one: mean_score(one[1]))
 
-    window = torch.hann_window(config.n_fft)
-    with ThreadPoolExecutor(1) as loader:
-        upcoming = loader.submit(batch, training.step)
-        while (done := progress(training)) < 1:
-            begun = time.monotonic()
-            stems, gains = upcoming.result()
-            upcoming = loader.submit(batch, training.step + 1)
-            spectra = stem_spectra(torch.from_numpy(stems), window, config, n_bins) * torch.from_numpy(gains)
-            loss = loss_of(training.network, spectra, config)
-            _descend(training, loss, learning_rate(done, training.step, config))
-            training.step += 1
-            _update_average(training, config)
-            training.elapsed_s += time.monotonic() - begun
-            yield float(loss.detach())
-
-
-def _descend(training: Training, loss: Tensor, rate: float) -> None:
-    """One step of the optimiser at the given learning rate."""
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
-    training.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(training.network.parameters(), 2.0)
-    training.optimizer.step()
-
-
-def learning_rate(done: float, step: int, config: LoopConfig) -> float:
-    """Linear warm-up in steps, half a cosine over the run, down to a hundredth."""
-    cosine = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
-    return config.peak_rate * min(1.0, (step + 1) / config.warm_up_steps) * cosine
-
-
-def stem_spectra(stems: Tensor, window: Tensor, config: LoopConfig, n_bins: int) -> Tensor:
-    """Spectra of the stems [shape=(batch, stem, channel, n_bins, frame), complex64]; no padding."""
-    flat = stems.reshape(-1, stems.shape[-1])
-    spectra = torch.stft(flat, config.n_fft, config.hop, window=window, center=False, return_complex=True)
-    return spectra[:, :n_bins].reshape(*stems.shape[:3], n_bins, -1)
-
-
-def random_equaliser(shape: tuple[int, ...], n_bins: int, config: LoopConfig, rng: np.random.Generator) -> FloatArray:
-    """Gains of the bins [shape=(*shape, 1, n_bins, 1), float32]: straight lines in dB over the octaves, or all one."""
-    bins = np.log2(np.maximum(np.arange(n_bins), 1))
-    knots = np.linspace(0, bins[-1], 6)
-    gains_db = rng.normal(0, config.equalise_db, (*shape, len(knots)))
-    gains_db *= rng.random((*shape, 1)) < config.p_equalise
-    curves = np.array([np.interp(bins, knots, gains) for gains in gains_db.reshape(-1, len(knots))])
-    return (10 ** (curves / 20)).astype(np.float32).reshape(*shape, 1, n_bins, 1)
-
-
-def loss_of(network: SharedUNet, spectra: Tensor, config: LoopConfig) -> Tensor:
-    """Loss of a batch: logarithm of each stem's error energy, as SDR counts it, and an L1 distance.
-
-    With S_j the stems, X = Σ S_j, M_j the masks and D_j = Re(S_j X*) / |X| (what a real mask on the phase of the mix
-    should give), |M_j X − S_j|² is (M_j|X| − D_j)² and a rest that no mask changes. The loss is the mean over examples
-    and stems, the latter weighted, of ``log10(Σ|M_j X − S_j|² / Σ|X|² + floor) + 4 Σ| M_j|X| − D_j | / Σ|X|``.
-    """
-    with torch.no_grad():
-        mix = spectra.sum(dim=1, keepdim=True)
-        magnitude = mix.abs()
-        unit = mix / (magnitude + 1e-8)
-        wanted = spectra.real * unit.real + spectra.imag * unit.imag
-        over = (2, 3, 4)
-        rest = (spectra.abs().square() - wanted.square()).sum(dim=over)
-        energy = magnitude.square().sum(dim=over) + 1e-3
-        total = magnitude.sum(dim=over) + 1e-3
-    difference = network(magnitude[:, 0]) - wanted
-    error = difference.square().sum(dim=over) + rest
-    logarithmic = torch.log10(error / energy + config.error_floor)
-    distance = 4 * config.magnitude_weight * difference.abs().sum(dim=over) / total
-    weights = torch.tensor(config.stem_weights) / sum(config.stem_weights)
-    loss: Tensor = ((logarithmic + distance).mean(dim=0) * weights).sum()
-    return loss
+    with _memory_is_enough(recipe, n_samples / trainable.config.sample_rate):
+        if validation and not progress.first:
+            _, progress.first, _ = validate([("now", trainable.network.state_dict())])
+            watcher.on_validation(progress, progress.first, "before training", False)
+        upcoming = batches(progress.step)
+        while not _is_over(progress, schedule, limits) and not stopped:
+            wrapped.train()
+            torch.manual_seed(_step_seed(recipe.seed, progress.step, fabric.global_rank))  # of dropout
+            rate = recipe.optimizer.learning_rate * _rate(progress, schedule, limits)
+            for group in raw.param_groups:
+                group["lr"] = rate
+            losses = wrapped(fabric.to_device(torch.from_numpy(next(upcoming))))
+            # One exchange between the processes, for all that they must agree on.
+            own = [*losses.detach().float(), float(watcher.should_stop()), time.monotonic() - begun]
+            common = cast(Tensor, fabric.all_reduce(torch.tensor(own, device=losses.device), reduce_op="mean")).cpu()
+            *shown, asked, elapsed_s = common.tolist()
+            stopped, progress.elapsed_s = asked > 0, elapsed_s
+            if torch.isfinite(common).all():
+                fabric.backward(weigh(losses, recipe.loss, trainable.stems))
+                if longest := recipe.optimizer.clip_norm:
+                    fabric.clip_gradients(wrapped, optimizer, max_norm=longest, error_if_nonfinite=False)
+                optimizer.step()
+                n_lost = 0
+            else:
+                n_lost += 1
+                _speak_of_lost(progress.step, n_lost, watcher)
+            optimizer.zero_grad()
+            progress.step += 1
+            run.average(per_epoch=False)
+            watcher.on_step(progress, dict(zip(trainable.stems, shown, strict=True)), rate, batch_s)
+            is_over = _is_over(progress, schedule, limits)
+            ends_epoch = progress.step % schedule.epoch_steps == 0
+            if ends_epoch:
+                progress.epoch += 1
+                run.average(per_epoch=True)
+            if validation and (ends_epoch or is_over):
+                name, scores, state = validate(candidates(trainable.network, averages))
+                watcher.on_validation(progress, scores, name, run.note(name, scores, state))
+            is_time = fabric.broadcast(time.monotonic() - saved > limits.save_every_s)
+            if ends_epoch or is_over or stopped or is_time:
+                saved = time.monotonic()
+                if fabric.is_global_zero:
+                    run.save()
+    if validation:
+        trainable.network.load_state_dict(run.best)
+    return progress, not stopped or _is_over(progress, schedule, limits)
 
 
-@torch.no_grad()
-def _update_average(training: Training, config: LoopConfig) -> None:
-    """Move the average towards the network; sooner while the run is young."""
-    decay = min(config.average_decay, (1 + training.step) / (10 + training.step))
-    for mean, now in zip(training.average.state_dict().values(), training.network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(now, 1 - decay)
+@dataclass(eq=False)
+class _Run:
+    """All that is saved."""
+
+    trainable: Trainable
+    recipe: Recipe
+    optimizer: torch.optim.Optimizer
+    averages: list[Average]
+    progress: Progress
+    path: Path
+    best: State = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.best = _copied(self.trainable.network.state_dict())
+
+    def move(self, device: torch.device) -> None:
+        """Bring the averages to where the network is."""
+        for average in self.averages:
+            average.state = {name: value.to(device) for name, value in average.state.items()}
+
+    def average(self, *, per_epoch: bool) -> None:
+        """Update the averages of every step, or of every epoch."""
+        for average in self.averages:
+            if average.per_epoch == per_epoch:
+                average.update(self.trainable.network)
+
+    def note(self, name: str, scores: Mapping[str, float], state: Mapping[str, Tensor]) -> bool:
+        """Take up the scores of an epoch; whether they are the best so far."""
+        progress, schedule = self.progress, self.recipe.schedule
+        progress.history.append(dict(scores))
+        if is_best := mean_score(scores) > progress.best_score:
+            progress.best_score, progress.best_name, progress.stale_epochs = mean_score(scores), name, 0
+            progress.best_scores = dict(scores)
+            self.best = _copied(state)
         else:
-            mean.copy_(now)
+            progress.stale_epochs += 1
+            if progress.stale_epochs % schedule.patience == 0:
+                progress.rate_factor *= schedule.factor if schedule.kind == "plateau" else 1.0
+        return is_best
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        tensors = {f"network.{name}": value for name, value in self.trainable.network.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for i, average in enumerate(self.averages):
+            tensors |= {f"average.{i}.{name}": value for name, value in average.state.items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
+        plain = {
+            "progress": asdict(self.progress),
+            "recipe": settings(self.recipe),
+            "stems": list(self.trainable.stems),
+            "updates": [average.n_updates for average in self.averages],
+        }
+        write_checkpoint(self.path, tensors, plain)
+
+    def restore(self) -> None:
+        """Go back to what was saved; ModelError where that is of another training."""
+        tensors, plain = read_checkpoint(self.path)
+        differences = difference(plain["recipe"], settings(self.recipe), _FREE_KEYS)
+        if plain["stems"] != list(self.trainable.stems):
+            differences.append(f"stems were {', '.join(plain['stems'])} and are {', '.join(self.trainable.stems)}")
+        if differences:
+            raise ModelError(
+                f"cannot go on from '{self.path}', which is of another training: {'; '.join(differences[:3])}; "
+                "train into another folder by -o, or remove it to start anew"
+            )
+        try:
+            self.trainable.network.load_state_dict(_below(tensors, "network."))
+            for i, (average, n_updates) in enumerate(zip(self.averages, plain["updates"], strict=True)):
+                average.state, average.n_updates = _below(tensors, f"average.{i}."), n_updates
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in _below(tensors, "optimizer.").items():
+                index, _, key = name.partition(".")
+                moments.setdefault(int(index), {})[key] = value
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.best = _below(tensors, "best.")
+            vars(self.progress).update(plain["progress"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"cannot go on from '{self.path}': its tensors are not those of this network; remove it to start anew"
+            ) from error
+
+
+def _copied(state: State) -> State:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without the beginning."""
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _optimizer(trainable: Trainable, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Make the optimiser; what has one axis (biases, normalisations, scales) does not decay."""
+    learning = [parameter for parameter in trainable.network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [one for one in learning if one.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [one for one in learning if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+    return kind([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+
+
+def _is_over(progress: Progress, schedule: ScheduleConfig, limits: Limits) -> bool:
+    """Whether the training is at its end, or at a limit."""
+    last_step = schedule.max_steps if limits.steps is None else min(limits.steps, schedule.max_steps)
+    return progress.step >= last_step or (limits.seconds is not None and progress.elapsed_s >= limits.seconds)
+
+
+def _rate(progress: Progress, schedule: ScheduleConfig, limits: Limits) -> float:
+    """Learning rate as a share of the highest."""
+    rate = min(1.0, (progress.step + 1) / schedule.warm_up_steps) if schedule.warm_up_steps else 1.0
+    if schedule.kind == "cosine":  # over the steps, or over the time where that is limited
+        by_steps = progress.step / schedule.max_steps
+        done = min(1.0, by_steps if limits.seconds is None else max(by_steps, progress.elapsed_s / limits.seconds))
+        rate *= 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * done))
+    if schedule.kind == "step":
+        rate *= schedule.factor ** (progress.step // schedule.epoch_steps // schedule.patience)
+    return rate * progress.rate_factor
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.default_rng([seed, step, rank]).integers(2**62))
+
+
+def _speak_of_lost(step: int, n_lost: int, watcher: Watcher) -> None:
+    """Speak of a loss that is no number, and give up in the end."""
+    if n_lost == 1:
+        watcher.on_notice(f"the loss of step {step} is no number; this step is left out")
+    if n_lost == _LOST_STEPS:
+        raise UnbraidError(
+            f"the loss is no number in {n_lost} steps in a row, up to step {step}: lower optimizer.learning_rate, set "
+            "optimizer.clip_norm=5, or use precision=32-true; the last checkpoint is from before"
+        )
+
+
+@contextmanager
+def _memory_is_enough(recipe: Recipe, seconds: float) -> Iterator[None]:
+    """Translate what PyTorch raises where memory does not suffice."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
+        if not known:
+            raise
+        raise UnbraidError(
+            f"out of memory with {recipe.data.batch_size} examples of {seconds:.1f} s: lower data.batch_size (--set "
+            f"data.batch_size={max(1, recipe.data.batch_size // 2)}), data.segment_s, or use --set precision=bf16-mixed"
+        ) from error

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unbraid.errors import UnbraidError
-from unbraid.training.midi import Note, read_midi
+from unbraid.training.builtin.midi import Note, read_midi
 
 
 def midi_file(*tracks: bytes, division: int = 96) -> bytes:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unbraid.training.bank import pitched
-from unbraid.training.synthesis import Patch, bass_patch, kick, lead_patch, play_patch, reverberate
+from unbraid.training.builtin.bank import pitched
+from unbraid.training.builtin.synthesis import Patch, bass_patch, kick, lead_patch, play_patch, reverberate
 
 SAMPLE_RATE = 44100
 
@@ -67,7 +67,7 @@ def test_reverberation_adds_a_tail_after_the_sound() -> None:
 
 
 def test_the_bank_folder_is_needed(tmp_path: Path) -> None:
-    from unbraid.training.bank import Bank
+    from unbraid.training.builtin.bank import Bank
 
     with pytest.raises(FileNotFoundError):
         Bank(tmp_path, SAMPLE_RATE)

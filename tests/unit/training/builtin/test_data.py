@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unbraid.errors import UnbraidError
-from unbraid.training.data import (
+from unbraid.training.builtin.data import (
     Library,
     RemixConfig,
     draw_example,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from unbraid.evaluation.oracles import OracleShare
-from unbraid.training.evaluate import SAMPLE_RATE, held_out_parts, markdown_table
+from unbraid.training.builtin.evaluate import SAMPLE_RATE, held_out_parts, markdown_table
 
 
 def test_held_out_parts_are_whole_songs_and_windows_of_the_others(tmp_path: Path) -> None:

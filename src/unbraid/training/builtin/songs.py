@@ -12,9 +12,9 @@ import soundfile
 import soxr
 
 from unbraid.datatypes import FloatArray
-from unbraid.training.bank import Bank, Sample, pitched
-from unbraid.training.midi import Note, read_midi
-from unbraid.training.synthesis import bass_patch, kick, lead_patch, play_patch, reverberate
+from unbraid.training.builtin.bank import Bank, Sample, pitched
+from unbraid.training.builtin.midi import Note, read_midi
+from unbraid.training.builtin.synthesis import bass_patch, kick, lead_patch, play_patch, reverberate
 
 __all__ = ["render_song", "render_voices"]
 

@@ -1,4 +1,6 @@
-"""Score a model on what was kept out of its training: ``python -m unbraid.training.evaluate --model DIR --cache DIR``.
+"""Score a model on what was kept out of its training.
+
+``python -m unbraid.training.builtin.evaluate --model DIR --cache DIR``.
 
 Prints one table per held-out song or part of a song, and one of them all, in Markdown.
 """
@@ -16,8 +18,8 @@ from unbraid.datatypes import FloatArray
 from unbraid.errors import UnbraidError
 from unbraid.evaluation.oracles import OracleShare, oracle_shares
 from unbraid.separation.separator import Separator
-from unbraid.training.data import held_out_window
-from unbraid.training.prepare import STEMS
+from unbraid.training.builtin.data import held_out_window
+from unbraid.training.builtin.prepare import STEMS
 
 __all__ = ["held_out_parts", "markdown_table"]
 
@@ -26,7 +28,7 @@ SAMPLE_RATE = 44100
 
 def main() -> int:
     """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m unbraid.training.evaluate", description="Score a model.")
+    parser = argparse.ArgumentParser(prog="python -m unbraid.training.builtin.evaluate", description="Score a model.")
     parser.add_argument("--model", required=True, help="model folder or name")
     parser.add_argument("--cache", type=Path, required=True, help="the cache folder of the training run")
     parser.add_argument("--hold-out", action="append", default=[], metavar="SONG", help="whole song kept out")

@@ -15,8 +15,8 @@ import soundfile
 
 from unbraid.datatypes import FloatArray
 from unbraid.errors import AudioError
-from unbraid.training.bank import Bank
-from unbraid.training.songs import render_song, render_voices
+from unbraid.training.builtin.bank import Bank
+from unbraid.training.builtin.songs import render_song, render_voices
 
 __all__ = ["STEMS", "prepare"]
 

@@ -1,4 +1,4 @@
-"""Train a built-in model: ``python -m unbraid.training --data DIR --out DIR --minutes 100``.
+"""Train a built-in model: ``python -m unbraid.training.builtin --data DIR --out DIR --minutes 100``.
 
 On Linux with glibc, training on a CPU is up to twice as fast when the allocator keeps its memory: set
 ``MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456``.
@@ -16,11 +16,11 @@ import torch
 
 from unbraid.errors import UnbraidError
 from unbraid.models.spleeter.config import SharedUNetConfig
-from unbraid.training.checkpoint import load_checkpoint, save_checkpoint
-from unbraid.training.data import RemixConfig, draw_example, load_library
-from unbraid.training.export import save_model
-from unbraid.training.loop import LoopConfig, Training, start, train
-from unbraid.training.prepare import prepare
+from unbraid.training.builtin.checkpoint import load_checkpoint, save_checkpoint
+from unbraid.training.builtin.data import RemixConfig, draw_example, load_library
+from unbraid.training.builtin.export import save_model
+from unbraid.training.builtin.loop import LoopConfig, Training, start, train
+from unbraid.training.builtin.prepare import prepare
 
 SAMPLE_RATE = 44100
 MODEL = SharedUNetConfig(widths=(32, 64, 128, 192, 256))
@@ -38,7 +38,9 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m unbraid.training", description="Train a small model for 4 stems.")
+    parser = argparse.ArgumentParser(
+        prog="python -m unbraid.training.builtin", description="Train a small model for 4 stems."
+    )
     parser.add_argument("--data", type=Path, required=True, help="holds songs/, bank/ and voice/")
     parser.add_argument("--out", type=Path, required=True, help="cache, checkpoint and model are written here")
     parser.add_argument("--minutes", type=float, default=100.0, help="training time (without preparation)")

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from unbraid.errors import AudioError
-from unbraid.training.bank import Bank
-from unbraid.training.prepare import prepare
-from unbraid.training.songs import render_song, render_voices
+from unbraid.training.builtin.bank import Bank
+from unbraid.training.builtin.prepare import prepare
+from unbraid.training.builtin.songs import render_song, render_voices
 
 SAMPLE_RATE = 8000
 

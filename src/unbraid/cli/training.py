@@ -1,0 +1,279 @@
+"""Running a training from the command line: what is said and shown while it goes on."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from unbraid.cli.render import Screen, clock, columns, one_line, print_line
+from unbraid.errors import CancelledError, UsageError
+from unbraid.training.data import Material
+from unbraid.training.log import StepLog
+from unbraid.training.loop import Limits, Progress, Watcher
+from unbraid.training.networks import Trainable
+from unbraid.training.recipe import Recipe, load_recipe, published_recipes
+from unbraid.training.run import Job
+from unbraid.training.run import run as run_job
+
+__all__ = ["Run", "list_recipes", "run"]
+
+# Between two lines where there is no bar.
+_SAY_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the command line asked for; see `unbraid.cli.train`."""
+
+    data: Path
+    recipe: str | None
+    params: Path | None
+    start: str | None
+    stems: str | None
+    change: list[str] | None
+    kind: str | None
+    data_root: Path | None
+    list_recipes: bool
+    output_path: Path
+    minutes: float | None
+    steps: int | None
+    cache: Path | None
+    missing: str
+    unreadable: str
+    workers: int
+    device: str
+    devices: int
+    no_tensorboard: bool
+    quiet: bool
+
+
+def list_recipes() -> None:
+    """Print the published recipes, each with its source."""
+    for name in published_recipes():
+        print_line(f"{name}: {load_recipe(name).source}")
+
+
+def run(given: Run) -> int:
+    """Train; returns the exit code."""
+    recipe = load_recipe(given.recipe or "small", given.change or ())
+    if given.stems:
+        names = tuple(name.strip() for name in given.stems.split(",") if name.strip())
+        recipe = replace(recipe, data=replace(recipe.data, stems=names))
+    if given.minutes is not None and not given.minutes > 0:
+        raise UsageError(f"--minutes must be more than 0, got {given.minutes}")
+    limits = Limits(steps=given.steps, seconds=None if given.minutes is None else 60 * given.minutes)
+    job = Job(
+        recipe=recipe,
+        data=given.data,
+        folder=given.output_path,
+        kind=given.kind,
+        data_root=given.data_root,
+        start=given.start,
+        cache=given.cache,
+        missing=given.missing,
+        unreadable=given.unreadable,
+        n_workers=given.workers,
+        device=given.device,
+        n_devices=given.devices,
+        limits=limits,
+    )
+    with ExitStack() as stack:
+        stop = stack.enter_context(_Stop())
+        display = stack.enter_context(_Display(given, recipe, limits, stop))
+
+        def watch(name: str, trainable: Trainable, material: Material, n_samples: int) -> Watcher:
+            display.begin(name, trainable, material, n_samples)
+            log = StepLog(given.output_path / name / "steps.csv")
+            stack.callback(log.close)
+            watchers: list[Watcher] = [display, log]
+            if not given.no_tensorboard:
+                from unbraid.training.tensorboard import TensorBoard
+
+                clip = material.validation[0] if material.validation else None
+                board = TensorBoard(given.output_path / "tensorboard" / name, trainable, clip, n_samples=n_samples)
+                stack.callback(board.close)
+                watchers.append(board)
+            return _All(watchers)
+
+        outcome = run_job(job, watch, display)
+    if outcome.model is None:
+        raise CancelledError(
+            f"interrupted; the training is saved in '{given.output_path}', and the same command goes on from there"
+        )
+    display.finish(outcome.model)
+    return 0
+
+
+class _Stop:
+    """Ctrl-C, and the signal by which clusters end a job: asks the training to stop after its step; twice, at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class _All(Watcher):
+    """Several who want to know."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self._watchers = watchers
+
+    def on_step(self, progress: Progress, losses: Mapping[str, float], rate: float, examples_s: float) -> None:
+        for watcher in self._watchers:
+            watcher.on_step(progress, losses, rate, examples_s)
+
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
+        for watcher in self._watchers:
+            watcher.on_validation(progress, scores, name, is_best)
+
+    def on_notice(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.on_notice(text)
+
+    def should_stop(self) -> bool:
+        return any(watcher.should_stop() for watcher in self._watchers)
+
+
+class _Display(Screen, Watcher):
+    """What is said while it runs: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, given: Run, recipe: Recipe, limits: Limits, stop: _Stop) -> None:
+        super().__init__(show_bars=not given.quiet)
+        self._quiet = given.quiet
+        self._recipe = recipe
+        self._limits = limits
+        self._stop = stop
+        self._said = time.monotonic()
+        self._music_s = self._begun = 0.0
+        self._first_step = 0
+        self._mean_loss = math.nan
+        self._before: dict[str, float] = {}
+        self._after: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        """Print a line, unless quiet."""
+        if not self._quiet:
+            self._print(text, sys.stdout)
+
+    def on_preparation(self, n_done: int, n_all: int, name: str) -> None:
+        """A track was decoded, or was there."""
+        if self._stop.asked:
+            raise CancelledError("interrupted; tracks that were decoded are kept")
+        if self._bars is None:
+            return
+        with self._lock:
+            if "data" not in self._tasks:
+                self._tasks["data"] = self._bars.add_task("decoding", total=n_all, stage="", speed="")
+            self._bars.update(self._tasks["data"], completed=n_done, stage=one_line(name))
+
+    def begin(self, name: str, trainable: Trainable, material: Material, n_samples: int) -> None:
+        """A network's training begins."""
+        self._forget("data")
+        n_parameters = sum(parameter.numel() for parameter in trainable.network.parameters())
+        what = f"{name}: " if name else ""
+        self.say(
+            f"{what}recipe {self._recipe.name}, {', '.join(trainable.stems)}; {n_parameters / 1e6:.2f} million "
+            f"parameters, {material.training_s / 60:.1f} minutes of music, examples of "
+            f"{n_samples / trainable.config.sample_rate:.1f} s"
+        )
+        self._begun = 0.0
+
+    def on_step(self, progress: Progress, losses: Mapping[str, float], rate: float, examples_s: float) -> None:
+        now = time.monotonic()
+        if not self._begun:
+            self._begun, self._music_s, self._first_step = now, 0.0, progress.step
+            if progress.step > 1:
+                self.say(f"going on from step {progress.step - 1}, {clock(progress.elapsed_s)} min")
+        self._music_s += examples_s
+        loss = sum(losses.values()) / len(losses)
+        self._mean_loss = loss if math.isnan(self._mean_loss) else 0.98 * self._mean_loss + 0.02 * loss
+        elapsed = max(now - self._begun, 1e-3)
+        speed = f"{self._music_s / elapsed:.1f}×" if progress.step > self._first_step else ""
+        if self._bars is not None:
+            self._move(progress, speed)
+        elif now - self._said > _SAY_EVERY_S:
+            self._said = now
+            left = self._left_s(progress, elapsed)
+            self.say(
+                f"step {progress.step}  loss {self._mean_loss:.4f}  {speed} real time"
+                + (f"  {clock(left)} left" if left is not None else "")
+            )
+
+    def _move(self, progress: Progress, speed: str) -> None:
+        share = self._share(progress)
+        assert self._bars is not None
+        with self._lock:
+            if "training" not in self._tasks:
+                self._tasks["training"] = self._bars.add_task("training", total=1.0, stage="", speed="")
+            self._bars.update(
+                self._tasks["training"],
+                completed=share,
+                stage=f"step {progress.step}  loss {self._mean_loss:.4f}",
+                speed=speed,
+            )
+
+    def _share(self, progress: Progress) -> float:
+        """How much of the training is done."""
+        schedule, limits = self._recipe.schedule, self._limits
+        last = min(limits.steps or schedule.max_steps, schedule.max_steps)
+        by_time = progress.elapsed_s / limits.seconds if limits.seconds else 0.0
+        return min(1.0, max(progress.step / last, by_time))
+
+    def _left_s(self, progress: Progress, elapsed: float) -> float | None:
+        share = self._share(progress)
+        return progress.elapsed_s * (1 - share) / share if share > 0 else None
+
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
+        if progress.step == 0:
+            self._before = dict(scores)
+        if is_best or not self._after:
+            self._after = dict(scores)
+        numbers = ", ".join(f"{stem} {_db(score)}" for stem, score in scores.items())
+        when = name if progress.step == 0 else f"step {progress.step}"
+        best = "  best so far" + (f" (average, {name})" if name != "now" else "") if is_best else ""
+        self.say(f"validation {when}: SDR {numbers}{best}")
+
+    def on_notice(self, text: str) -> None:
+        if not self._quiet:
+            self._print(f"  note: {text}", sys.stdout)
+
+    def should_stop(self) -> bool:
+        return self._stop.asked
+
+    def finish(self, folder: Path) -> None:
+        """It is done."""
+        if self._before and not self._quiet:
+            rows = [("SDR in validation", "before", "after")]
+            rows += [(stem, _db(score), _db(self._after.get(stem, math.nan))) for stem, score in self._before.items()]
+            for line in columns(rows, right=(1, 2)):
+                print_line(line)
+        if not self._quiet:
+            print_line(f"model: {folder}  (unbraid separate -m {folder} song.mp3)")
+
+
+def _db(score: float) -> str:
+    return "–" if math.isnan(score) else f"{score:.2f}"

@@ -1,0 +1,1 @@
+"""The small training program of the built-in 4-stem model."""
