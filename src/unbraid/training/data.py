@@ -127,7 +127,7 @@ def prepare(
     training, held_out = _parted(spans, config.validation_share, say)
     if validation.n_tracks:
         held_out = held_out[: validation.n_tracks]
-    _warn(training, tuple(stems), say)
+    _check_stems(training, tuple(stems))
     middle = tuple(_middle(span, validation.seconds) for span in held_out)
     return Material(tuple(training), middle, tuple(stems))
 
@@ -169,14 +169,11 @@ def _middle(span: Span, seconds: float) -> Span:
     return Span(span.track, start, start + n, span.gain)
 
 
-def _warn(spans: Sequence[Span], stems: tuple[str, ...], say: Callable[[str], None]) -> None:
-    """Say early what would be found out late: stems that never sound, and mixes that were clipped."""
+def _check_stems(spans: Sequence[Span], stems: tuple[str, ...]) -> None:
+    """Refuse early what would be found out late."""
     never = [stem for stem in stems if all(stem in span.track.silent for span in spans)]
     if never:
         raise DatasetError(
             f"the stem '{never[0]}' is silent in every track: there is nothing to learn; "
             "leave it out by --stems, or look at its files"
         )
-    for span in spans:
-        for stem in span.track.silent:
-            say(f"{span.name}: {stem} is silent throughout")

@@ -225,7 +225,7 @@ def test_a_loss_that_is_no_number_is_left_out_and_then_given_up(span: Span, tmp_
     recipe = replace(RECIPE, schedule=ScheduleConfig(max_steps=40, epoch_steps=40))
 
     def none(first_step: int) -> Iterator[FloatArray]:
-        return (batch * np.float32(np.inf) for batch in batches_of(span)(first_step))
+        return (batch * np.float32(np.nan) for batch in batches_of(span)(first_step))
 
     with pytest.raises(UnbraidError, match="no number in 20 steps in a row, up to step 19: lower optimizer"):
         train(tmp_path / "b", span, recipe, batches=none)

@@ -1,0 +1,322 @@
+"""Decoded tracks on disk, memory-mapped: what a training reads its examples from, as fast as the disk is.
+
+A track is a folder: samples.npy [shape=(row, channel, time)] and track.json. It is decoded under another name and
+renamed, so it is whole or not there. Samples that are 16-bit values are kept as such, all others as float32: either is
+exact.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unbraid.audio.read import open_audio
+from unbraid.datasets.tracks import Track
+from unbraid.datatypes import FloatArray
+from unbraid.errors import AudioError, DatasetError, UnbraidError
+from unbraid.evaluation.spool import Spool
+from unbraid.evaluation.systems import file_state
+from unbraid.evaluation.true_stems import aligned_blocks
+from unbraid.weights.part import locked
+
+__all__ = ["CachedTrack", "cache_tracks"]
+
+_SAMPLES, _DESCRIPTION = "samples.npy", "track.json"
+_VERSION = 1
+_FULL_SCALE = 1 << 15
+_BLOCK = 1 << 18
+_CLIPPED = 0.9999  # of full scale, in a mix: as loud as 16 bits get
+OnProgress = Callable[[int, int, str], None]
+OnNotice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CachedTrack:
+    """A decoded track; its samples are mapped when they are first read.
+
+    rows : the stems, and "mix" where that was kept
+    std : of the mix's mean over its channels
+    peak : of the mix
+    silent : stems that never sound
+    notices : what was done to it, or is wrong with it
+    """
+
+    folder: Path
+    name: str
+    subset: str
+    rows: tuple[str, ...]
+    n_samples: int
+    sample_rate: int
+    std: float
+    peak: float
+    silent: tuple[str, ...]
+    notices: tuple[str, ...]
+
+    @cached_property
+    def _samples(self) -> NDArray[Any]:
+        mapped: NDArray[Any] = np.load(self.folder / _SAMPLES, mmap_mode="r")
+        return mapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the map, which every process makes for itself."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def read(self, start: int, stop: int) -> FloatArray:
+        """Samples [shape=(row, channel, stop - start), float32], all of them within the track."""
+        part = self._samples[..., start:stop]
+        scale = np.float32(1 if part.dtype == np.float32 else 1 / _FULL_SCALE)
+        samples: FloatArray = np.multiply(part, scale, dtype=np.float32)
+        return samples
+
+
+def cache_tracks(
+    tracks: Sequence[Track],
+    folder: Path,
+    *,
+    stems: Sequence[str],
+    sample_rate: int,
+    n_channels: int,
+    keep_mix: bool = False,
+    missing: str = "error",
+    unreadable: str = "error",
+    n_workers: int = 2,
+    on_progress: OnProgress | None = None,
+    on_notice: OnNotice | None = None,
+) -> list[CachedTrack]:
+    """Decode tracks into `folder`, those that are not there yet.
+
+    Parameters
+    ----------
+    tracks : sequence of Track
+        What to decode.
+    folder : Path
+        Where to; several processes may do so at once.
+    stems : sequence of str
+        Rows of the result; other stems of the dataset are left out.
+    sample_rate, n_channels : int
+        Of the result; what has others is resampled or mixed, and a notice says so.
+    keep_mix : bool
+        Whether the dataset's own mix is the last row.
+    missing : str
+        "error", or "silent": a stem's missing file is silence.
+    unreadable : str
+        "error", or "skip": a track with a damaged or unfit file is left out, and a notice says so.
+    n_workers : int
+        Tracks decoded at the same time.
+    on_progress, on_notice : callable, optional
+        Told how many of how many are done, and the last one's name; told what the user should know.
+
+    Raises
+    ------
+    DatasetError : a track cannot be used, nothing is left, or the disk is full; what was decoded stays
+    """
+    say = on_notice or (lambda text: None)
+    _make(folder)
+
+    def one(track: Track) -> CachedTrack | str:
+        try:
+            return _cached(track, folder, tuple(stems), sample_rate, n_channels, keep_mix, missing)
+        except (AudioError, DatasetError) as error:
+            if unreadable == "skip" and not isinstance(error, _FullError):
+                return f"{track.name} is left out: {error}"
+            raise
+
+    done: list[CachedTrack] = []
+    with ThreadPoolExecutor(max(1, n_workers), "unbraid-decode") as pool:
+        futures = [pool.submit(one, track) for track in tracks]
+        try:
+            for i, (track, future) in enumerate(zip(tracks, futures, strict=True), 1):
+                found = future.result()
+                if isinstance(found, str):
+                    say(found)
+                else:
+                    done.append(found)
+                    for notice in found.notices:
+                        say(f"{track.name}: {notice}")
+                if on_progress is not None:
+                    on_progress(i, len(tracks), track.name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if not done:
+        raise DatasetError("no track of the dataset can be used; the notes above say why")
+    return done
+
+
+class _FullError(DatasetError):
+    """There is no room for a track, nor will there be for the next."""
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"cannot make the cache '{folder}': {error.strerror or error}; choose another folder by --cache"
+        ) from error
+
+
+def _cached(
+    track: Track,
+    folder: Path,
+    stems: tuple[str, ...],
+    sample_rate: int,
+    n_channels: int,
+    keep_mix: bool,
+    missing: str,
+) -> CachedTrack:
+    """Open a track that is there, or decode it."""
+    absent = [stem for stem in stems if stem not in track.stems]
+    if (track.problem or absent) and missing != "silent":
+        what = track.problem or f"cannot use the track {track.name!r}: it has no {absent[0]}"
+        raise DatasetError(f"{what} (or use --missing silent)")
+    files = {stem: track.stems[stem] for stem in stems if stem in track.stems}
+    if keep_mix and track.mix is not None:
+        files["mix"] = track.mix
+    if not files:
+        raise DatasetError(f"cannot use the track {track.name!r}: none of its stems is there")
+    try:
+        states = {name: f"{file.path} {file.stream} {file_state(file.path)}" for name, file in files.items()}
+    except OSError as error:
+        raise DatasetError(f"cannot read '{error.filename}': {error.strerror or error}") from error
+    decides = json.dumps([_VERSION, states, stems, sample_rate, n_channels, keep_mix], sort_keys=True)
+    safe = re.sub(r"[^\w.-]+", "_", track.name)[:60]
+    place = folder / f"{safe}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
+    if (there := _opened(place)) is not None:
+        return there
+    with locked(folder / f".{place.name}"):
+        if (there := _opened(place)) is not None:  # another process was faster
+            return there
+        shutil.rmtree(place, ignore_errors=True)
+        temporary = place.with_name(f".{place.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            _decode(track, files, stems, keep_mix, sample_rate, n_channels, temporary)
+            temporary.rename(place)
+        except (OSError, UnbraidError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise _full(folder) from error
+            if isinstance(error, UnbraidError):
+                raise
+            raise DatasetError(f"cannot write into the cache '{folder}': {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    found = _opened(place)
+    assert found is not None
+    return found
+
+
+def _full(folder: Path) -> _FullError:
+    free = shutil.disk_usage(folder).free
+    return _FullError(
+        f"no room for the decoded dataset in '{folder}' ({free / 1e6:.0f} MB are free; a minute of four stereo stems "
+        "takes up to 85 MB): free some, or choose another folder by --cache; tracks that are done are kept"
+    )
+
+
+def _opened(place: Path) -> CachedTrack | None:
+    """A track that is in the cache; None where it is not, or is damaged."""
+    try:
+        content = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
+        if (place / _SAMPLES).stat().st_size != content.pop("size"):
+            return None
+        listed: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in content.items()}
+        return CachedTrack(folder=place, **listed)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _decode(
+    track: Track,
+    files: Mapping[str, Any],
+    stems: tuple[str, ...],
+    keep_mix: bool,
+    sample_rate: int,
+    n_channels: int,
+    place: Path,
+) -> None:
+    """Write a track's folder; a block of it is in memory at a time."""
+    rows = (*stems, *(["mix"] if keep_mix else []))
+    notices = [f"{stem} is missing: silence" for stem in stems if stem not in files]
+    with ExitStack() as stack:
+        readers = {name: stack.enter_context(open_audio(file.path, stream=file.stream)) for name, file in files.items()}
+        widest = max(reader.info.n_channels for reader in readers.values())
+        if widest > n_channels and n_channels != 1:
+            raise AudioError(
+                f"cannot use the track {track.name!r}: it has {widest} channels; the network has {n_channels}"
+            )
+        spool = stack.enter_context(Spool(place, len(files) * n_channels))
+        is_16_bit, energy, sum_, square, peak = True, np.zeros(len(files)), 0.0, 0.0, 0.0
+        n_given = max(widest, n_channels)
+        for block in aligned_blocks(readers, files, sample_rate=sample_rate, n_channels=n_given, notices=notices):
+            if n_given > n_channels:
+                block = block.mean(axis=1, keepdims=True)
+            mix = block[-1] if "mix" in files else block.sum(axis=0)
+            mono = mix.mean(axis=0, dtype=np.float64)
+            energy += np.square(block, dtype=np.float64).sum(axis=(1, 2))
+            sum_, square = sum_ + float(mono.sum()), square + float(np.square(mono).sum())
+            peak = max(peak, float(np.abs(mix).max(initial=0.0)))
+            steps = block * np.float32(_FULL_SCALE)
+            is_16_bit = is_16_bit and bool((steps == np.rint(steps)).all() and np.abs(steps + 0.5).max() <= _FULL_SCALE)
+            spool.append(block.reshape(-1, block.shape[-1]))
+        n = spool.n_samples
+        if n == 0:
+            raise AudioError(f"cannot use the track {track.name!r}: it is empty")
+        if n_given > n_channels:
+            notices.append("mixed to one channel")
+        _write_rows(place / _SAMPLES, spool, [rows.index(name) for name in files], len(rows), n_channels, is_16_bit)
+    silent = [stem for stem, level in zip(files, energy, strict=True) if level == 0 and stem in stems]
+    notices += [f"{stem} is silent throughout" for stem in silent]
+    silent += [stem for stem in stems if stem not in files]
+    if "mix" in files and peak >= _CLIPPED:
+        notices.append(f"the mix reaches full scale ({peak:.2f}): it may be clipped, and then its stems do not add up")
+    content = CachedTrack(
+        folder=place,
+        name=track.name,
+        subset=track.subset,
+        rows=rows,
+        n_samples=n,
+        sample_rate=sample_rate,
+        std=float(np.sqrt(max(0.0, square / n - (sum_ / n) ** 2))),
+        peak=peak,
+        silent=tuple(silent),
+        notices=tuple(notices),
+    )
+    described = asdict(content) | {"size": (place / _SAMPLES).stat().st_size}
+    del described["folder"]
+    (place / _DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")
+
+
+def _write_rows(path: Path, spool: Spool, places: Sequence[int], n_rows: int, n_channels: int, is_16_bit: bool) -> None:
+    """Write the signals of a spool as an array file, the others of its rows as silence.
+
+    Not by a memory map: one that finds the disk full ends the process.
+    """
+    dtype, n = np.dtype("<i2" if is_16_bit else "<f4"), spool.n_samples
+    with path.open("wb") as file:
+        shape = (n_rows, n_channels, n)
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+        begin = file.tell()
+        for start in range(0, n, _BLOCK):
+            stop = min(n, start + _BLOCK)
+            block = np.zeros((n_rows, n_channels, stop - start), dtype)
+            signals = spool.read(start, stop).reshape(len(places), n_channels, stop - start)
+            block[places] = np.rint(signals * _FULL_SCALE) if is_16_bit else signals
+            for i, channel in enumerate(block.reshape(-1, stop - start)):
+                file.seek(begin + (i * n + start) * dtype.itemsize)
+                file.write(channel.data)
