@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -86,6 +88,7 @@ def run(given: Run) -> int:
         n_devices=given.devices,
         limits=limits,
     )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces every process
     with ExitStack() as stack:
         stop = stack.enter_context(_Stop())
         display = stack.enter_context(_Display(given, recipe, limits, stop))
@@ -162,8 +165,11 @@ class _Display(Screen, Watcher):
     """What is said while it runs: a bar on a terminal, else a line now and then."""
 
     def __init__(self, given: Run, recipe: Recipe, limits: Limits, stop: _Stop) -> None:
-        super().__init__(show_bars=not given.quiet)
-        self._quiet = given.quiet
+        # Of several processes, the first one speaks.
+        is_first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+        quiet = given.quiet or not is_first
+        super().__init__(show_bars=not quiet)
+        self._quiet = quiet
         self._recipe = recipe
         self._limits = limits
         self._stop = stop

@@ -16,8 +16,6 @@ from unbraid.training.recipe import DataConfig, ValidationConfig
 
 __all__ = ["Material", "Span", "prepare", "stems_of"]
 
-# With fewer tracks, a part of each is kept for validation rather than whole tracks.
-_FEW_TRACKS = 5
 _SHORTEST_VALIDATION_S = 6.0
 # Of the mix's deviation, in the division by it: that of the pipeline.
 _DEVIATION_FLOOR = 1e-5
@@ -142,9 +140,9 @@ def _parted(spans: list[Span], share: float, say: Callable[[str], None]) -> tupl
     training = [span for span in spans if span.track.subset != "validation"]
     if held_out and training:
         return training, held_out
-    if len(spans) >= _FEW_TRACKS:
+    if share * len(spans) >= 1:
         order = np.random.default_rng(len(spans)).permutation(len(spans))  # the same in every run
-        chosen = set(order[: max(1, round(share * len(spans)))].tolist())
+        chosen = set(order[: round(share * len(spans))].tolist())
         held_out = [span for i, span in enumerate(spans) if i in chosen]
         say(f"kept for validation: {', '.join(span.name for span in held_out)}")
         return [span for i, span in enumerate(spans) if i not in chosen], held_out

@@ -13,15 +13,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from unbraid.datasets.tracks import load_dataset
+from unbraid.datasets.tracks import Dataset, load_dataset
 from unbraid.datatypes import FloatArray
 from unbraid.errors import ModelError, UnbraidError, UsageError
 from unbraid.models.families import family
@@ -126,6 +128,29 @@ def run(job: Job, watch: Callable[[str, Trainable, Material, int], Watcher], wat
     n_samples = example_samples(name, config, recipe.data.segment_s or None)
     _make_folder(job.folder)
     fabric = _fabric(job)
+    lock = FileLock(job.folder / ".lock", timeout=0)
+    try:
+        with lock if fabric.is_global_zero else nullcontext():
+            return _run(job, begin, config, stems, n_samples, dataset, fabric, watch, watcher)
+    except Timeout as error:
+        raise UnbraidError(
+            f"another training is at work in '{job.folder}'; wait for its end, or train into another folder by -o"
+        ) from error
+
+
+def _run(
+    job: Job,
+    begin: _Start | None,
+    config: Any,
+    stems: tuple[str, ...],
+    n_samples: int,
+    dataset: Dataset,
+    fabric: Fabric,
+    watch: Callable[[str, Trainable, Material, int], Watcher],
+    watcher: Watcher,
+) -> Outcome:
+    """Train, once it is clear what."""
+    recipe, name = job.recipe, begin.family if begin is not None else job.recipe.network.family
     material = prepare(
         dataset,
         job.cache or job.folder / "cache",
@@ -244,7 +269,7 @@ def _start(name: str) -> _Start:
     return _Start(first.family, first.config, members)
 
 
-def _has(dataset: Any, begin: _Start) -> bool:
+def _has(dataset: Dataset, begin: _Start) -> bool:
     """Whether a dataset has all stems of a model."""
     found = {stem for track in dataset.tracks for stem in track.stems}
     return set(begin.config.stems) <= found
@@ -261,7 +286,7 @@ def network_config(recipe: Recipe, stems: tuple[str, ...], begin: _Start | None 
         plain["instrument_list"] = list(stems)
         model = dict(plain.get("model", {}))
         if model.get("type") == "unet.shared_unet":
-            model["params"] = {**model.get("params", {}), "n_stems": len(stems)}
+            model["params"] = {**model.get("params", {}), "n_stems": len(stems), "n_bins": plain.get("F", 1024)}
         plain["model"] = model
     else:
         plain["stems"] = list(stems)

@@ -71,7 +71,7 @@ class TensorBoard(Watcher):
     def _open(self, step: int) -> Any:
         """The writer; what a stopped training wrote of steps that are done again now is withdrawn."""
         if self._writer is None:
-            self._writer = SummaryWriter(str(self._folder), purge_step=step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
         return self._writer
 
     def _show(self, writer: Any, clip: Span, step: int) -> None:
