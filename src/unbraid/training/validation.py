@@ -19,6 +19,8 @@ __all__ = ["mean_score", "separate_span", "validation_scores"]
 
 # Added to energies, so that silence gives a number: that of the evaluation's uSDR.
 _DELTA = 1e-7
+# Of the mix's energy: a stem that has less of it in a part, as where a song fades out, would decide the mean alone.
+_LEAST_SHARE = 1e-5
 
 
 @torch.no_grad()
@@ -57,19 +59,19 @@ def validation_scores(
 ) -> dict[str, float]:
     """Mean uSDR in dB of each stem over the validation parts, as the evaluation defines it; NaN where there is none.
 
-    A part in which a stem is silent does not count for that stem. Each process takes its share of the parts.
+    A part in which a stem is silent, or 50 dB below the mix, does not count for that stem. Each process takes its share of the parts.
     """
     stems = trainable.stems
-    energies = torch.zeros(2, len(validation), len(stems))
+    energies = torch.zeros(3, len(validation), len(stems))
     for i in range(fabric.global_rank, len(validation), fabric.world_size):
         span = validation[i]
         truth = span.read(0, span.n_samples)
         error = separate_span(trainable, span, n_samples, batch_size, fabric) - truth
-        for row, signal in enumerate((truth, error)):
+        for row, signal in enumerate((truth, error, truth.sum(axis=0, keepdims=True))):
             energies[row, i] = torch.from_numpy(np.square(signal).sum(axis=(1, 2)))
     energies = cast(Tensor, fabric.all_reduce(fabric.to_device(energies), reduce_op="sum")).cpu().double()
     sdr = 10 * torch.log10((energies[0] + _DELTA) / (energies[1] + _DELTA))
-    sdr[energies[0] == 0] = torch.nan
+    sdr[(energies[0] == 0) | (energies[0] < _LEAST_SHARE * energies[2])] = torch.nan
     return dict(zip(stems, sdr.nanmean(dim=0).tolist(), strict=True))
 
 
