@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from unbraid.datasets.tracks import load_dataset
 from unbraid.datatypes import FloatArray
 from unbraid.training.augment import augment, drawn_samples
-from unbraid.training.data import prepare, stems_of
+from unbraid.training.data import part, spans_of, stems_of
 from unbraid.training.examples import Examples, batches
 from unbraid.training.loop import Limits, fit
 from unbraid.training.networks import example_samples, make_trainable
@@ -45,12 +45,14 @@ def main() -> None:
     config = network_config(recipe, stems)
     n_samples = example_samples(recipe.network.family, config, recipe.data.segment_s or None)
     with tempfile.TemporaryDirectory() as folder:
-        material = prepare(
-            *(dataset, Path(folder), recipe.data, recipe.validation),
+        spans = spans_of(
+            *(dataset, Path(folder)),
             stems=stems,
             sample_rate=config.sample_rate,
             n_channels=config.n_channels,
+            normalise=recipe.data.normalise,
         )
+        material = part(spans, stems, recipe.data.validation_share, recipe.validation, print)
         examples = Examples(material.training)
         batch_s = recipe.data.batch_size * n_samples / config.sample_rate
 

@@ -1,6 +1,7 @@
 """`unbraid train`: from a folder of stems to a model that separates; stopped, killed and shared out."""
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import soundfile
 
 from commands import REAL, Outcome, command, environment, run_inside
+from dataset_makers import make_csv
 from training_makers import RATE, STEMS, make_songs, write_recipe
 from unbraid.training.checkpoint import read_checkpoint
 from unbraid.weights.model_file import read_model_file
@@ -229,6 +231,16 @@ def test_other_stems_keep_what_fits(
     assert read_model_file(tmp_path / "out" / "model").stems == ("drums", "vocals")
 
 
+def test_two_stems_are_a_voice_and_all_the_rest(
+    songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["--set", "network.config.model.params.conv_n_filters=[2,2,2,2,2,2]", "--set", "network.config.T=64"]
+    size = ["--set", "data.batch_size=2", "--steps", 1]
+    done = train_here(capsys, "-d", songs, "-r", "spleeter-2stems", *tiny, *size, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert read_model_file(tmp_path / "out" / "model").stems == ("vocals", "accompaniment")
+
+
 def test_one_network_a_stem_is_joined_to_a_bag(
     songs: Path, recipe: Path, trained: tuple[Outcome, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +253,35 @@ def test_one_network_a_stem_is_joined_to_a_bag(
     assert (tmp_path / "out" / "drums" / "checkpoint.safetensors").exists()
     separated = command(["separate", "-m", tmp_path / "out" / "model", songs / "song 0" / "bass.wav", "-o", tmp_path])
     assert separated.code == 0, separated.err
+
+
+def test_spleeters_json_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for table in ("train", "validation"):
+        make_csv(data / f"{table}.csv", n_tracks=1, seconds=4.0)
+    given = {
+        "train_csv": "train.csv", "validation_csv": "validation.csv", "instrument_list": list(STEMS), "T": 64, "F": 256,
+        "frame_length": 1024, "frame_step": 256, "chunk_duration": 3.0, "n_chunks_per_song": 2, "batch_size": 2,
+        "learning_rate": 1e-3, "train_max_steps": 4, "save_checkpoints_steps": 2, "training_cache": "chunks",
+        "model": {"type": "unet.unet", "params": {"conv_n_filters": [2, 2, 2, 2, 2, 2]}},
+    }  # fmt: skip
+    (data / "config.json").write_text(json.dumps(given), encoding="utf-8")
+    arguments = ["-p", data / "config.json", "-d", data, "-o", tmp_path / "out"]
+    done = train_here(capsys, *arguments)
+    assert (done.code, done.err) == (0, "")
+    assert losses(tmp_path / "out").shape == (4, 4)
+    assert list((data / "chunks").iterdir())
+    model = read_model_file(tmp_path / "out" / "model")
+    assert (model.stems, model.networks[0].config.n_bins) == (STEMS, 256)
+    again = train_here(capsys, *arguments, "--set", "schedule.max_steps=6")
+    assert again.code == 0, again.err
+    assert losses(tmp_path / "out").shape == (6, 4)
+    (data / "config.json").write_text(json.dumps(given | {"loss_type": "L2"}), encoding="utf-8")
+    refused = train_here(capsys, *arguments)
+    assert (refused.code, refused.err) == (
+        2, "unbraid: loss_type must be one of L1_mask, weighted_L1_mask, got 'L2'\n",
+    )  # fmt: skip
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

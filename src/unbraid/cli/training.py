@@ -18,13 +18,15 @@ from typing import Any
 
 from unbraid.cli.render import Screen, clock, columns, one_line, print_line
 from unbraid.errors import CancelledError, UsageError
+from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.training.data import Material
 from unbraid.training.log import StepLog
 from unbraid.training.loop import Limits, Progress, Watcher
 from unbraid.training.networks import Trainable
-from unbraid.training.recipe import Recipe, load_recipe, published_recipes
+from unbraid.training.recipe import Recipe, change_recipe, load_recipe, published_recipes
 from unbraid.training.run import Job
 from unbraid.training.run import run as run_job
+from unbraid.training.spleeter_recipe import spleeter_recipe
 
 __all__ = ["Run", "list_recipes", "run"]
 
@@ -66,7 +68,7 @@ def list_recipes() -> None:
 
 def run(given: Run) -> int:
     """Train; returns the exit code."""
-    recipe = load_recipe(given.recipe or "small", given.change or ())
+    recipe = _recipe(given)
     if given.stems:
         names = tuple(name.strip() for name in given.stems.split(",") if name.strip())
         recipe = replace(recipe, data=replace(recipe.data, stems=names))
@@ -80,6 +82,7 @@ def run(given: Run) -> int:
         kind=given.kind,
         data_root=given.data_root,
         start=given.start,
+        spleeter=given.params,
         cache=given.cache,
         missing=given.missing,
         unreadable=given.unreadable,
@@ -114,6 +117,16 @@ def run(given: Run) -> int:
         )
     display.finish(outcome.model)
     return 0
+
+
+def _recipe(given: Run) -> Recipe:
+    """The recipe that was asked for, with its changes."""
+    changes = given.change or ()
+    if given.params is None:
+        return load_recipe(given.recipe or "small", changes)
+    if given.recipe is not None:
+        raise UsageError("-p is a recipe of Spleeter's form; leave out -r")
+    return change_recipe(spleeter_recipe(SpleeterConfig.from_json(given.params), given.params.stem), changes)
 
 
 class _Stop:
@@ -201,10 +214,10 @@ class _Display(Screen, Watcher):
         self._forget("data")
         n_parameters = sum(parameter.numel() for parameter in trainable.network.parameters())
         what = f"{name}: " if name else ""
+        music = f"{material.training_s / 60:.1f} minutes of music, " if material.training else ""
         self.say(
             f"{what}recipe {self._recipe.name}, {', '.join(trainable.stems)}; {n_parameters / 1e6:.2f} million "
-            f"parameters, {material.training_s / 60:.1f} minutes of music, examples of "
-            f"{n_samples / trainable.config.sample_rate:.1f} s"
+            f"parameters, {music}examples of {n_samples / trainable.config.sample_rate:.1f} s"
         )
         self._begun = 0.0
 

@@ -15,10 +15,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +26,21 @@ from numpy.typing import NDArray
 from unbraid.audio.read import open_audio
 from unbraid.datasets.tracks import Track
 from unbraid.datatypes import FloatArray
-from unbraid.errors import AudioError, DatasetError, UnbraidError
+from unbraid.errors import AudioError, DatasetError, ModelError, UnbraidError
 from unbraid.evaluation.spool import Spool
 from unbraid.evaluation.systems import file_state
 from unbraid.evaluation.true_stems import aligned_blocks
 from unbraid.weights.part import locked
 
-__all__ = ["CachedTrack", "cache_tracks"]
+__all__ = ["CachedTrack", "FullError", "cache_tracks", "make_cache", "make_once"]
 
 _SAMPLES, _DESCRIPTION = "samples.npy", "track.json"
 _VERSION = 1
 _FULL_SCALE = 1 << 15
 _BLOCK = 1 << 18
 _CLIPPED = 0.9999  # of full scale, in a mix: as loud as 16 bits get
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+Kept = TypeVar("Kept")
 OnProgress = Callable[[int, int, str], None]
 OnNotice = Callable[[str], None]
 
@@ -87,6 +89,7 @@ def cache_tracks(
     folder: Path,
     *,
     stems: Sequence[str],
+    others: Sequence[str] = (),
     sample_rate: int,
     n_channels: int,
     keep_mix: bool = False,
@@ -105,11 +108,13 @@ def cache_tracks(
     folder : Path
         Where to; several processes may do so at once.
     stems : sequence of str
-        Rows of the result; other stems of the dataset are left out.
+        Rows of the result.
+    others : sequence of str
+        More rows, after those: stems that a track may lack.
     sample_rate, n_channels : int
         Of the result; what has others is resampled or mixed, and a notice says so.
     keep_mix : bool
-        Whether the dataset's own mix is the last row.
+        Whether the mix is the last row: the dataset's own, or the sum of these stems where it has none.
     missing : str
         "error", or "silent": a stem's missing file is silence.
     unreadable : str
@@ -124,13 +129,13 @@ def cache_tracks(
     DatasetError : a track cannot be used, nothing is left, or the disk is full; what was decoded stays
     """
     say = on_notice or (lambda text: None)
-    _make(folder)
+    make_cache(folder)
 
     def one(track: Track) -> CachedTrack | str:
         try:
-            return _cached(track, folder, tuple(stems), sample_rate, n_channels, keep_mix, missing)
+            return _cached(track, folder, tuple(stems), tuple(others), sample_rate, n_channels, keep_mix, missing)
         except (AudioError, DatasetError) as error:
-            if unreadable == "skip" and not isinstance(error, _FullError):
+            if unreadable == "skip" and not isinstance(error, FullError):
                 return f"{track.name} is left out: {error}"
             raise
 
@@ -156,11 +161,12 @@ def cache_tracks(
     return done
 
 
-class _FullError(DatasetError):
+class FullError(DatasetError):
     """There is no room for a track, nor will there be for the next."""
 
 
-def _make(folder: Path) -> None:
+def make_cache(folder: Path) -> None:
+    """Make the folder of a cache; DatasetError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -172,14 +178,16 @@ def _make(folder: Path) -> None:
 def _cached(
     track: Track,
     folder: Path,
-    stems: tuple[str, ...],
+    wanted: tuple[str, ...],
+    others: tuple[str, ...],
     sample_rate: int,
     n_channels: int,
     keep_mix: bool,
     missing: str,
 ) -> CachedTrack:
     """Open a track that is there, or decode it."""
-    absent = [stem for stem in stems if stem not in track.stems]
+    stems = (*wanted, *others)
+    absent = [stem for stem in wanted if stem not in track.stems]
     if (track.problem or absent) and missing != "silent":
         what = track.problem or f"cannot use the track {track.name!r}: it has no {absent[0]}"
         raise DatasetError(f"{what} (or use --missing silent)")
@@ -192,40 +200,73 @@ def _cached(
         states = {name: f"{file.path} {file.stream} {file_state(file.path)}" for name, file in files.items()}
     except OSError as error:
         raise DatasetError(f"cannot read '{error.filename}': {error.strerror or error}") from error
-    decides = json.dumps([_VERSION, states, stems, sample_rate, n_channels, keep_mix], sort_keys=True)
+    decides = json.dumps([_VERSION, states, wanted, others, sample_rate, n_channels, keep_mix], sort_keys=True)
     safe = re.sub(r"[^\w.-]+", "_", track.name)[:60]
     place = folder / f"{safe}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
-    if (there := _opened(place)) is not None:
+    found = make_once(
+        place,
+        _opened,
+        lambda temporary: _decode(track, files, wanted, others, keep_mix, sample_rate, n_channels, temporary),
+        need="a minute of four stereo stems takes up to 85 MB",
+    )
+    # The same files may be in another subset now, such as by the name of their table.
+    return replace(found, name=track.name, subset=track.subset)
+
+
+def make_once(place: Path, opened: Callable[[Path], Kept | None], write: Callable[[Path], None], *, need: str) -> Kept:
+    """Open a folder of a cache, or make it: under another name, and renamed when it is whole.
+
+    Parameters
+    ----------
+    place : Path
+        The folder. Another process that wants it at the same time waits, and finds it made.
+    opened : callable
+        Opens it; None where it is not there, or is damaged: then it is made again.
+    write : callable
+        Fills a new, empty folder.
+    need : str
+        How much room it takes, for the message where there is none.
+
+    Raises
+    ------
+    DatasetError : the disk is full, or cannot be written; nothing is left half-written
+    UnbraidError : whatever `write` raises
+    """
+    if (there := opened(place)) is not None:
         return there
-    with locked(folder / f".{place.name}"):
-        if (there := _opened(place)) is not None:  # another process was faster
-            return there
-        shutil.rmtree(place, ignore_errors=True)
-        temporary = place.with_name(f".{place.name}.part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir()
-            _decode(track, files, stems, keep_mix, sample_rate, n_channels, temporary)
-            temporary.rename(place)
-        except (OSError, UnbraidError) as error:
-            reason = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise _full(folder) from error
-            if isinstance(error, UnbraidError):
-                raise
-            raise DatasetError(f"cannot write into the cache '{folder}': {error.strerror or error}") from error
-        finally:
+    temporary = place.with_name(f".{place.name}.part")
+    try:
+        with locked(place.with_name(f".{place.name}")):
+            if (there := opened(place)) is not None:  # another process was faster
+                return there
+            shutil.rmtree(place, ignore_errors=True)
             shutil.rmtree(temporary, ignore_errors=True)
-    found = _opened(place)
+            try:
+                temporary.mkdir()
+                write(temporary)
+                temporary.rename(place)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except (OSError, UnbraidError) as error:
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(reason, OSError) and reason.errno in _NO_ROOM:
+            raise _full(place.parent, need) from error
+        if isinstance(error, UnbraidError) and not isinstance(error, ModelError):  # that of the lock
+            raise
+        text = (reason.strerror or reason) if isinstance(reason, OSError) else error
+        raise DatasetError(
+            f"cannot write into the cache '{place.parent}': {text}; choose another folder by --cache"
+        ) from error
+    found = opened(place)
     assert found is not None
     return found
 
 
-def _full(folder: Path) -> _FullError:
+def _full(folder: Path, need: str) -> FullError:
     free = shutil.disk_usage(folder).free
-    return _FullError(
-        f"no room for the decoded dataset in '{folder}' ({free / 1e6:.0f} MB are free; a minute of four stereo stems "
-        "takes up to 85 MB): free some, or choose another folder by --cache; tracks that are done are kept"
+    return FullError(
+        f"no room for the decoded dataset in '{folder}' ({free / 1e6:.0f} MB are free; {need}): "
+        "free some, or choose another folder by --cache; tracks that are done are kept"
     )
 
 
@@ -244,15 +285,17 @@ def _opened(place: Path) -> CachedTrack | None:
 def _decode(
     track: Track,
     files: Mapping[str, Any],
-    stems: tuple[str, ...],
+    wanted: tuple[str, ...],
+    others: tuple[str, ...],
     keep_mix: bool,
     sample_rate: int,
     n_channels: int,
     place: Path,
 ) -> None:
     """Write a track's folder; a block of it is in memory at a time."""
+    stems = (*wanted, *others)
     rows = (*stems, *(["mix"] if keep_mix else []))
-    notices = [f"{stem} is missing: silence" for stem in stems if stem not in files]
+    notices = [f"{stem} is missing: silence" for stem in wanted if stem not in files]
     with ExitStack() as stack:
         readers = {name: stack.enter_context(open_audio(file.path, stream=file.stream)) for name, file in files.items()}
         widest = max(reader.info.n_channels for reader in readers.values())
@@ -260,7 +303,9 @@ def _decode(
             raise AudioError(
                 f"cannot use the track {track.name!r}: it has {widest} channels; the network has {n_channels}"
             )
-        spool = stack.enter_context(Spool(place, len(files) * n_channels))
+        is_summed = keep_mix and "mix" not in files
+        names = [*files, *(["mix"] if is_summed else [])]
+        spool = stack.enter_context(Spool(place, len(names) * n_channels))
         is_16_bit, energy, sum_, square, peak = True, np.zeros(len(files)), 0.0, 0.0, 0.0
         n_given = max(widest, n_channels)
         for block in aligned_blocks(readers, files, sample_rate=sample_rate, n_channels=n_given, notices=notices):
@@ -268,9 +313,11 @@ def _decode(
                 block = block.mean(axis=1, keepdims=True)
             mix = block[-1] if "mix" in files else block.sum(axis=0)
             mono = mix.mean(axis=0, dtype=np.float64)
-            energy += np.square(block, dtype=np.float64).sum(axis=(1, 2))
+            energy += np.square(block, dtype=np.float64).sum(axis=(1, 2))  # of files, which a sum is none of
             sum_, square = sum_ + float(mono.sum()), square + float(np.square(mono).sum())
             peak = max(peak, float(np.abs(mix).max(initial=0.0)))
+            if is_summed:
+                block = np.concatenate([block, mix[np.newaxis]])
             steps = block * np.float32(_FULL_SCALE)
             is_16_bit = is_16_bit and bool((steps == np.rint(steps)).all() and np.abs(steps + 0.5).max() <= _FULL_SCALE)
             spool.append(block.reshape(-1, block.shape[-1]))
@@ -279,7 +326,7 @@ def _decode(
             raise AudioError(f"cannot use the track {track.name!r}: it is empty")
         if n_given > n_channels:
             notices.append("mixed to one channel")
-        _write_rows(place / _SAMPLES, spool, [rows.index(name) for name in files], len(rows), n_channels, is_16_bit)
+        _write_rows(place / _SAMPLES, spool, [rows.index(name) for name in names], len(rows), n_channels, is_16_bit)
     silent = [stem for stem, level in zip(files, energy, strict=True) if level == 0 and stem in stems]
     notices += [f"{stem} is silent throughout" for stem in silent]
     silent += [stem for stem in stems if stem not in files]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from unbraid.datasets.tracks import Dataset, Track
 from unbraid.datatypes import FloatArray
 from unbraid.errors import DatasetError
+from unbraid.evaluation.targets import is_sum_of_others
 from unbraid.training.cache import CachedTrack, cache_tracks
-from unbraid.training.recipe import DataConfig, ValidationConfig
+from unbraid.training.recipe import ValidationConfig
 
-__all__ = ["Material", "Span", "prepare", "stems_of"]
+__all__ = ["Material", "Span", "part", "spans_of", "stems_of", "validation_parts"]
 
 _SHORTEST_VALIDATION_S = 6.0
 # Of the mix's deviation, in the division by it: that of the pipeline.
@@ -26,12 +27,14 @@ class Span:
     """A part of a decoded track, in samples; outside it there is silence.
 
     gain : on all of it
+    rows : for each row of what is read, the track's rows that are added up in it; None for all as they are
     """
 
     track: CachedTrack
     start: int
     stop: int
     gain: float = 1.0
+    rows: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def n_samples(self) -> int:
@@ -52,6 +55,8 @@ class Span:
         """Samples [shape=(row, channel, stop - start), float32], counted from the part's beginning."""
         first, last = min(max(start, 0), self.n_samples), min(max(stop, 0), self.n_samples)
         samples = self.track.read(self.start + first, self.start + last) * np.float32(self.gain)
+        if self.rows is not None:
+            samples = np.stack([samples[list(row)].sum(axis=0) for row in self.rows])
         if (first, last) == (start, stop):
             return samples
         n_before = first - start if last > first else 0
@@ -60,7 +65,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Material:
-    """What is trained on, and what decides which weights are best."""
+    """What is trained on, and what decides which weights are best.
+
+    stems : the first rows of each part; one more is what else is in its mix, where there is anything
+    """
 
     training: tuple[Span, ...]
     validation: tuple[Span, ...]
@@ -73,46 +81,84 @@ class Material:
 
 
 def stems_of(dataset: Dataset, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The stems that are to be learnt: those wanted, else all that the dataset has."""
-    found = tuple(dict.fromkeys(stem for track in dataset.tracks for stem in track.stems))
-    if missing := [stem for stem in wanted if stem not in found]:
+    """The stems that are to be learnt: those wanted, else all that the dataset has but sums of others.
+
+    "accompaniment", and "no_STEM" of any stem, are all the others together, where the dataset has no file of it.
+    """
+    found = _found(dataset)
+    sums = [f"no_{stem}" for stem in found] + (["accompaniment"] if "vocals" in found else [])
+    if missing := [stem for stem in wanted if stem not in (*found, *sums)]:
         raise DatasetError(
             f"no track of '{dataset.root}' has the stem '{missing[0]}'; it has {', '.join(found)}; "
             "choose from these by --stems"
         )
-    chosen = tuple(wanted) or found
-    if len(chosen) < 2 and len(found) < 2:
+    if len(found) < 2:
         raise DatasetError(f"'{dataset.root}' has one stem only, '{found[0]}': there is nothing to separate it from")
-    return chosen
+    return tuple(wanted) or found
 
 
-def prepare(
+def _found(dataset: Dataset) -> tuple[str, ...]:
+    """The stems that tracks for training have, without those that are the sum of others."""
+    tracks = _usable(dataset)
+    found = list(dict.fromkeys(stem for track in tracks for stem in track.stems))
+    if not found:
+        raise DatasetError(
+            next((track.problem for track in tracks if track.problem), None)
+            or f"no track of '{dataset.root}' has stems; they should be files such as TRACK/vocals.wav"
+        )
+    return tuple(stem for stem in found if not is_sum_of_others(stem, found))
+
+
+def _usable(dataset: Dataset) -> list[Track]:
+    """All tracks but those of a test set."""
+    tracks = [track for track in dataset.tracks if track.subset != "test"]
+    if not tracks:
+        raise DatasetError(f"'{dataset.root}' has test tracks only, and these are not trained on")
+    return tracks
+
+
+def _parts_of(stem: str, found: Sequence[str]) -> tuple[str, ...]:
+    """The dataset's stems that a stem is made of."""
+    if stem in found:
+        return (stem,)
+    without = "vocals" if stem == "accompaniment" else stem.removeprefix("no_")
+    return tuple(other for other in found if other != without)
+
+
+def spans_of(
     dataset: Dataset,
     folder: Path,
-    config: DataConfig,
-    validation: ValidationConfig,
     *,
     stems: Sequence[str],
     sample_rate: int,
     n_channels: int,
+    normalise: bool = False,
     missing: str = "error",
     unreadable: str = "error",
     n_workers: int = 2,
     on_progress: Callable[[int, int, str], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
-) -> Material:
-    """Decode a dataset into the cache `folder` and part it; test tracks are never used.
+) -> list[Span]:
+    """Decode a dataset into the cache `folder`: a part for each whole track, but for those of a test set.
 
-    The other parameters are those of `cache_tracks`.
+    The rows of each are `stems`, and one more for all else that is in the mix, where there is anything. The other
+    parameters are those of `cache_tracks` and `DataConfig`.
     """
-    say = on_notice or (lambda text: None)
-    tracks: list[Track] = [track for track in dataset.tracks if track.subset != "test"]
-    if not tracks:
-        raise DatasetError(f"'{dataset.root}' has test tracks only, and these are not trained on")
+    found = _found(dataset)
+    parts = [_parts_of(stem, found) for stem in stems]
+    needed = tuple(dict.fromkeys(part for one in parts for part in one))
+    others = tuple(stem for stem in found if stem not in needed)
+    order = (*needed, *others)
+    rows = [tuple(order.index(part) for part in one) for one in parts]
+    if others:
+        rows.append(tuple(order.index(other) for other in others))
+        if on_notice is not None:
+            on_notice(f"not learnt, but in the mix: {', '.join(others)}")
     cached = cache_tracks(
-        tracks,
+        _usable(dataset),
         folder,
-        stems=stems,
+        stems=needed,
+        others=others,
         sample_rate=sample_rate,
         n_channels=n_channels,
         missing=missing,
@@ -121,13 +167,30 @@ def prepare(
         on_progress=on_progress,
         on_notice=on_notice,
     )
-    spans = [Span(track, 0, track.n_samples, _gain(track, config.normalise)) for track in cached]
-    training, held_out = _parted(spans, config.validation_share, say)
-    if validation.n_tracks:
-        held_out = held_out[: validation.n_tracks]
-    _check_stems(training, tuple(stems))
-    middle = tuple(_middle(span, validation.seconds) for span in held_out)
-    return Material(tuple(training), middle, tuple(stems))
+    if never := [stem for stem in needed if all(stem in track.silent for track in cached)]:
+        raise DatasetError(
+            f"the stem '{never[0]}' is silent in every track: there is nothing to learn; "
+            "leave it out by --stems, or look at its files"
+        )
+    return [Span(track, 0, track.n_samples, _gain(track, normalise), tuple(rows)) for track in cached]
+
+
+def part(
+    spans: Sequence[Span],
+    stems: Sequence[str],
+    share: float,
+    validation: ValidationConfig,
+    on_notice: Callable[[str], None],
+) -> Material:
+    """Share tracks out: the dataset's own validation, else `share` of the tracks, else the end of each."""
+    training, held_out = _parted(list(spans), share, on_notice)
+    return Material(tuple(training), validation_parts(held_out, validation), tuple(stems))
+
+
+def validation_parts(spans: Sequence[Span], validation: ValidationConfig) -> tuple[Span, ...]:
+    """So many tracks, and the middle of each, as the recipe says."""
+    chosen = spans[: validation.n_tracks] if validation.n_tracks else spans
+    return tuple(_middle(span, validation.seconds) for span in chosen)
 
 
 def _gain(track: CachedTrack, normalise: bool) -> float:
@@ -142,7 +205,7 @@ def _parted(spans: list[Span], share: float, say: Callable[[str], None]) -> tupl
         return training, held_out
     if share * len(spans) >= 1:
         order = np.random.default_rng(len(spans)).permutation(len(spans))  # the same in every run
-        chosen = set(order[: round(share * len(spans))].tolist())
+        chosen = set(order[: min(round(share * len(spans)), len(spans) - 1)].tolist())
         held_out = [span for i, span in enumerate(spans) if i in chosen]
         say(f"kept for validation: {', '.join(span.name for span in held_out)}")
         return [span for i, span in enumerate(spans) if i not in chosen], held_out
@@ -151,8 +214,8 @@ def _parted(spans: list[Span], share: float, say: Callable[[str], None]) -> tupl
         n_kept = max(round(share * span.n_samples), round(_SHORTEST_VALIDATION_S * span.sample_rate))
         n_kept = min(n_kept, span.n_samples // 2)
         cut = span.stop - n_kept
-        training.append(Span(span.track, span.start, cut, span.gain))
-        held_out.append(Span(span.track, cut, span.stop, span.gain))
+        training.append(replace(span, stop=cut))
+        held_out.append(replace(span, start=cut))
     seconds = ", ".join(f"{span.n_samples / span.sample_rate:.0f} s of {span.name}" for span in held_out)
     say(f"kept for validation, as there are few tracks: the last {seconds}")
     return training, held_out
@@ -164,14 +227,4 @@ def _middle(span: Span, seconds: float) -> Span:
     if not n or n >= span.n_samples:
         return span
     start = span.start + (span.n_samples - n) // 2
-    return Span(span.track, start, start + n, span.gain)
-
-
-def _check_stems(spans: Sequence[Span], stems: tuple[str, ...]) -> None:
-    """Refuse early what would be found out late."""
-    never = [stem for stem in stems if all(stem in span.track.silent for span in spans)]
-    if never:
-        raise DatasetError(
-            f"the stem '{never[0]}' is silent in every track: there is nothing to learn; "
-            "leave it out by --stems, or look at its files"
-        )
+    return replace(span, start=start, stop=start + n)

@@ -104,16 +104,16 @@ class _Learner(nn.Module):
         self.spectrograms = spectrograms
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Losses [shape=(stem,)] of a batch [shape=(batch, stem, channel, time)].
+        """Losses [shape=(stem,)] of a batch [shape=(batch, stem, channel, time)]; one more row is the rest of the mix.
 
         Spectrograms [shape=(batch, stem + 1, channel, frame, bin)] have the mix in their last row.
         """
         if self.spectrograms:
             return stem_losses(self.trainable.network(batch[:, -1]), batch[:, :-1], self.loss)
-        mix = batch.sum(dim=1)
+        mix, stems = batch.sum(dim=1), batch[:, : len(self.trainable.stems)]
         if self.loss.on_magnitudes:
-            return stem_losses(*self.trainable.magnitudes(mix, batch), self.loss)
-        return stem_losses(self.trainable.separate(mix), batch, self.loss)
+            return stem_losses(*self.trainable.magnitudes(mix, stems), self.loss)
+        return stem_losses(self.trainable.separate(mix), stems, self.loss)
 
 
 def fit(

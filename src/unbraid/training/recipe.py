@@ -30,6 +30,7 @@ __all__ = [
     "Recipe",
     "ScheduleConfig",
     "ValidationConfig",
+    "change_recipe",
     "difference",
     "load_recipe",
     "published_recipes",
@@ -165,6 +166,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for key, value, low in (
+            ("seed", self.seed, 0),
             ("data.batch_size", self.data.batch_size, 1),
             ("schedule.max_steps", self.schedule.max_steps, 1),
             ("schedule.epoch_steps", self.schedule.epoch_steps, 1),
@@ -215,6 +217,15 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     except ValueError as error:
         raise UsageError(f"cannot read the recipe '{path}': not TOML ({error})") from error
     table.setdefault("name", path.stem)
+    return _changed(table, changes, name)
+
+
+def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """Change values of a recipe, as `load_recipe` does."""
+    return _changed(asdict(recipe), changes, recipe.name) if changes else recipe
+
+
+def _changed(table: dict[str, Any], changes: Sequence[str], name: str) -> Recipe:
     for change in changes:
         _change(table, change)
     try:

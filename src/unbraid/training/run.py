@@ -27,14 +27,17 @@ from unbraid.datasets.tracks import Dataset, load_dataset
 from unbraid.datatypes import FloatArray
 from unbraid.errors import ModelError, UnbraidError, UsageError
 from unbraid.models.families import family
-from unbraid.training.augment import augment, drawn_samples
-from unbraid.training.data import Material, prepare, stems_of
-from unbraid.training.examples import Examples
+from unbraid.models.spleeter.config import SpleeterConfig
+from unbraid.training.augment import augment, augment_spectrograms, drawn_samples
+from unbraid.training.data import Material, part, spans_of, stems_of, validation_parts
+from unbraid.training.examples import Drawable, Examples
 from unbraid.training.examples import batches as example_batches
 from unbraid.training.export import card_of, save_model
 from unbraid.training.loop import Limits, Progress, Watcher, fit
 from unbraid.training.networks import Trainable, example_samples, initialise, make_trainable
 from unbraid.training.recipe import Recipe
+from unbraid.training.spleeter_data import spleeter_examples
+from unbraid.training.spleeter_recipe import table_of
 from unbraid.training.tensors import load_arrays, transfer
 from unbraid.weights.store import load_model
 
@@ -51,6 +54,7 @@ class Job:
     data, kind, data_root : the dataset, as `load_dataset` takes it
     folder : where everything goes
     start : a model to begin with, by name or folder; None for random weights
+    spleeter : a Spleeter JSON, which decides the data; its path
     cache : where the decoded dataset goes; None for a folder of this training's own
     missing : what to do about a stem's missing file, "error" or "silent"
     unreadable : what to do about a damaged one, "error" or "skip"
@@ -64,6 +68,7 @@ class Job:
     kind: str | None = None
     data_root: Path | None = None
     start: str | None = None
+    spleeter: Path | None = None
     cache: Path | None = None
     missing: str = "error"
     unreadable: str = "error"
@@ -120,7 +125,11 @@ def run(job: Job, watch: Callable[[str, Trainable, Material, int], Watcher], wat
     """
     recipe = job.recipe
     begin = None if job.start is None else _start(job.start)
-    dataset = load_dataset(job.data, kind=job.kind, data_root=job.data_root)
+    if job.spleeter is None:
+        dataset = load_dataset(job.data, kind=job.kind, data_root=job.data_root)
+    else:
+        table = table_of(SpleeterConfig.from_json(job.spleeter), "validation_csv", job.spleeter)
+        dataset = load_dataset(table, data_root=job.data)
     wanted = recipe.data.stems or (begin.config.stems if begin is not None and _has(dataset, begin) else ())
     stems = stems_of(dataset, wanted)
     config = network_config(recipe, stems, begin)
@@ -151,20 +160,26 @@ def _run(
 ) -> Outcome:
     """Train, once it is clear what."""
     recipe, name = job.recipe, begin.family if begin is not None else job.recipe.network.family
-    material = prepare(
+    spans = spans_of(
         dataset,
         job.cache or job.folder / "cache",
-        recipe.data,
-        recipe.validation,
         stems=stems,
         sample_rate=config.sample_rate,
         n_channels=config.n_channels,
+        normalise=recipe.data.normalise,
         missing=job.missing,
         unreadable=job.unreadable,
         n_workers=job.n_workers,
         on_progress=getattr(watcher, "on_preparation", None),
         on_notice=watcher.on_notice,
     )
+    examples: Drawable
+    if job.spleeter is None:
+        material = part(spans, stems, recipe.data.validation_share, recipe.validation, watcher.on_notice)
+        examples = Examples(material.training)
+    else:
+        material = Material((), validation_parts(spans, recipe.validation), stems)
+        examples = _chunks(job, job.spleeter, watcher)
     members: dict[str, Trainable] = {}
     progress: dict[str, Progress] = {}
     for stem in stems if recipe.per_stem else (None,):
@@ -175,7 +190,7 @@ def _run(
         own = recipe if stem is None else replace(recipe, loss=replace(recipe.loss, weights=_only(stem, stems)))
         place = job.folder if stem is None else job.folder / stem
         place.mkdir(exist_ok=True)
-        found, is_done = _fit(job, own, trainable, material, n_samples, place, fabric, watch, stem or "")
+        found, is_done = _fit(job, own, trainable, examples, material, n_samples, place, fabric, watch, stem or "")
         members[stem or ""], progress[stem or ""] = trainable, found
         if not is_done:
             return Outcome(None, progress)
@@ -197,6 +212,7 @@ def _fit(
     job: Job,
     recipe: Recipe,
     trainable: Trainable,
+    examples: Drawable,
     material: Material,
     n_samples: int,
     place: Path,
@@ -206,16 +222,19 @@ def _fit(
 ) -> tuple[Progress, bool]:
     """Train one network."""
     rate = trainable.config.sample_rate
-    examples = Examples(material.training)
+    spectrograms = job.spleeter is not None
+    size = trainable.config.n_frames if spectrograms else drawn_samples(recipe.augment, n_samples, rate)
 
     def transform(batch: FloatArray, rngs: list[np.random.Generator]) -> FloatArray:
+        if spectrograms:
+            return augment_spectrograms(batch, recipe.augment, rngs)
         return augment(batch, recipe.augment, rngs, n_samples=n_samples, sample_rate=rate)
 
     def batches(first_step: int) -> Iterator[FloatArray]:
         return example_batches(
             examples,
             batch_size=recipe.data.batch_size,
-            n_samples=drawn_samples(recipe.augment, n_samples, rate),
+            n_samples=size,
             seed=recipe.seed,
             first_step=first_step,
             rank=fabric.global_rank,
@@ -235,6 +254,23 @@ def _fit(
         limits=job.limits,
         watcher=watcher,
         n_samples=n_samples,
+        spectrograms=spectrograms,
+    )
+
+
+def _chunks(job: Job, path: Path, watcher: Watcher) -> Drawable:
+    """The examples of a Spleeter JSON: spectrograms of chunks of its songs."""
+    config = SpleeterConfig.from_json(path)
+    named = config.training.get("training_cache")
+    return spleeter_examples(
+        config,
+        table_of(config, "train_csv", path),
+        job.data,
+        cache=job.cache or (job.data / str(named) if named else job.folder / "cache"),
+        unreadable=job.unreadable,
+        n_workers=job.n_workers,
+        on_progress=getattr(watcher, "on_preparation", None),
+        on_notice=watcher.on_notice,
     )
 
 

@@ -59,15 +59,17 @@ def validation_scores(
 ) -> dict[str, float]:
     """Mean uSDR in dB of each stem over the validation parts, as the evaluation defines it; NaN where there is none.
 
-    A part in which a stem is silent, or 50 dB below the mix, does not count for that stem. Each process takes its share of the parts.
+    A part in which a stem is silent, or 50 dB below the mix, does not count for that stem. Each process takes its share
+    of the parts.
     """
     stems = trainable.stems
     energies = torch.zeros(3, len(validation), len(stems))
     for i in range(fabric.global_rank, len(validation), fabric.world_size):
         span = validation[i]
-        truth = span.read(0, span.n_samples)
+        rows = span.read(0, span.n_samples)
+        truth = rows[: len(stems)]
         error = separate_span(trainable, span, n_samples, batch_size, fabric) - truth
-        for row, signal in enumerate((truth, error, truth.sum(axis=0, keepdims=True))):
+        for row, signal in enumerate((truth, error, rows.sum(axis=0, keepdims=True))):
             energies[row, i] = torch.from_numpy(np.square(signal).sum(axis=(1, 2)))
     energies = cast(Tensor, fabric.all_reduce(fabric.to_device(energies), reduce_op="sum")).cpu().double()
     sdr = 10 * torch.log10((energies[0] + _DELTA) / (energies[1] + _DELTA))
