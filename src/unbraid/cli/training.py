@@ -269,7 +269,7 @@ class _Display(Screen, Watcher):
     def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
         if progress.step == 0:
             self._before = dict(scores)
-        if is_best or not self._after:
+        if is_best or progress.step == 0:
             self._after = dict(scores)
         numbers = ", ".join(f"{stem} {_db(score)}" for stem, score in scores.items())
         when = name if progress.step == 0 else f"step {progress.step}"

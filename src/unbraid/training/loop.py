@@ -192,7 +192,8 @@ def fit(
 
     with _memory_is_enough(recipe, n_samples / trainable.config.sample_rate):
         if validation and not progress.first:
-            _, progress.first, _ = validate([("now", trainable.network.state_dict())])
+            name, progress.first, state = validate([("before training", trainable.network.state_dict())])
+            run.take(name, progress.first, state)  # a model that tuning only harms is kept as it is
             watcher.on_validation(progress, progress.first, "before training", False)
         upcoming = batches(progress.step)
         while not _is_over(progress, schedule, limits) and not stopped:
@@ -264,14 +265,19 @@ class _Run:
             if average.per_epoch == per_epoch:
                 average.update(self.trainable.network)
 
+    def take(self, name: str, scores: Mapping[str, float], state: State) -> None:
+        """Take weights for the best so far."""
+        progress = self.progress
+        progress.best_name, progress.best_score, progress.best_scores = name, mean_score(scores), dict(scores)
+        self.best = _copied(state)
+
     def note(self, name: str, scores: Mapping[str, float], state: Mapping[str, Tensor]) -> bool:
         """Take up the scores of an epoch; whether they are the best so far."""
         progress, schedule = self.progress, self.recipe.schedule
         progress.history.append(dict(scores))
         if is_best := mean_score(scores) > progress.best_score:
-            progress.best_score, progress.best_name, progress.stale_epochs = mean_score(scores), name, 0
-            progress.best_scores = dict(scores)
-            self.best = _copied(state)
+            self.take(name, scores, state)
+            progress.stale_epochs = 0
         else:
             progress.stale_epochs += 1
             if progress.stale_epochs % schedule.patience == 0:

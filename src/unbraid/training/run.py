@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
@@ -34,7 +35,13 @@ from unbraid.training.examples import Drawable, Examples
 from unbraid.training.examples import batches as example_batches
 from unbraid.training.export import card_of, save_model
 from unbraid.training.loop import Limits, Progress, Watcher, fit
-from unbraid.training.networks import Trainable, example_samples, initialise, make_trainable
+from unbraid.training.networks import (
+    Trainable,
+    example_samples,
+    initialise,
+    make_trainable,
+    set_input_statistics,
+)
 from unbraid.training.recipe import Recipe
 from unbraid.training.spleeter_data import spleeter_examples
 from unbraid.training.spleeter_recipe import table_of
@@ -44,6 +51,7 @@ from unbraid.weights.store import load_model
 __all__ = ["CHECKPOINT", "Job", "Outcome", "network_config", "run"]
 
 CHECKPOINT = "checkpoint.safetensors"
+_N_MEASURED = 100  # examples, for the input statistics of Open-Unmix
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,8 @@ def _run(
         initialise(trainable, seed=recipe.seed, rescale=recipe.network.rescale or None)
         if begin is not None:
             _begin(trainable, begin, stem, watcher)
+        elif name == "openunmix":
+            _measure_input(trainable, examples, n_samples, recipe.seed)
         own = recipe if stem is None else replace(recipe, loss=replace(recipe.loss, weights=_only(stem, stems)))
         place = job.folder if stem is None else job.folder / stem
         place.mkdir(exist_ok=True)
@@ -344,6 +354,20 @@ def _begin(trainable: Trainable, begin: _Start, stem: str | None, watcher: Watch
     kept, new = transfer(trainable, arrays, begin.config)
     what = f"{new[0]} and {len(new) - 1} more" if len(new) > 1 else "".join(new)
     watcher.on_notice(f"{len(kept)} tensors are those of the model; new are {len(new)}" + (f": {what}" if new else ""))
+
+
+def _measure_input(trainable: Trainable, examples: Drawable, n_samples: int, seed: int) -> None:
+    """Tell an Open-Unmix network how loud the bins of a mix are; its training script looks at all tracks for that."""
+    sums = np.zeros((3, trainable.config.n_bins))
+    for number in range(_N_MEASURED):
+        rows = examples.draw(np.random.default_rng([seed, number]), n_samples)
+        mix = torch.from_numpy(rows.sum(axis=0)[None])
+        with torch.no_grad():
+            _, magnitudes = trainable.magnitudes(mix, mix[:, None])
+        frames = magnitudes.double().flatten(0, -2).numpy()
+        sums += np.stack([np.full(len(frames[0]), len(frames)), frames.sum(axis=0), np.square(frames).sum(axis=0)])
+    mean = sums[1] / sums[0]
+    set_input_statistics(trainable, mean, np.sqrt(np.maximum(sums[2] / sums[0] - np.square(mean), 0)))
 
 
 def _only(stem: str, stems: tuple[str, ...]) -> dict[str, float]:
