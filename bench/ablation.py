@@ -17,9 +17,10 @@ import numpy as np
 import soundfile
 
 from unbraid.datasets.synthetic import synthesize_song
-from unbraid.training.loop import Limits, Progress, Watcher
+from unbraid.training.loop import Limits, Watcher
 from unbraid.training.recipe import load_recipe
 from unbraid.training.run import Job, run
+from unbraid.training.state import Progress
 
 RATE = 8000
 SIZES = (

@@ -266,7 +266,8 @@ def test_spleeters_json_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture
     given = {
         "train_csv": "train.csv", "validation_csv": "validation.csv", "instrument_list": list(STEMS), "T": 64, "F": 256,
         "frame_length": 1024, "frame_step": 256, "chunk_duration": 3.0, "n_chunks_per_song": 2, "batch_size": 2,
-        "learning_rate": 1e-3, "train_max_steps": 4, "save_checkpoints_steps": 2, "training_cache": "chunks",
+        "learning_rate": 1e-3, "train_max_steps": 4, "save_checkpoints_steps": 2,
+        "training_cache": str(data / "chunks"),
         "model": {"type": "unet.unet", "params": {"conv_n_filters": [2, 2, 2, 2, 2, 2]}},
     }  # fmt: skip
     (data / "config.json").write_text(json.dumps(given), encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unbraid.cli.options import Compute, Separation, command
+from unbraid.cli.options import Compute, Music, Separation, command
 from unbraid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,19 +65,6 @@ class _What:
             "--subset", metavar="NAME", help="train, validation, test or all.", show_default="test, where there is one"
         ),
     ] = None
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            *("--kind",),
-            metavar="NAME",
-            help="MUSDB18, MUSDB18-HQ, DSD100, folder or 'Spleeter CSV'.",
-            show_default="what it looks like",
-        ),
-    ] = None
-    data_root: Annotated[
-        Path | None,
-        typer.Option("--data-root", metavar="FOLDER", help="What paths in a CSV are relative to.", readable=False),
-    ] = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +114,10 @@ class _How:
 
 
 @evaluate.callback()
-@command(_What, Separation, _How, Compute, context=True)
-def _evaluate(context: typer.Context, what: _What, separation: Separation, how: _How, compute: Compute) -> None:
+@command(_What, Music, Separation, _How, Compute, context=True)
+def _evaluate(
+    context: typer.Context, what: _What, music: Music, separation: Separation, how: _How, compute: Compute
+) -> None:
     """Score separation over a dataset, or compare two scores.
 
     Models, oracles and stems on disk: 'unbraid evaluate --mus_dir MUSDB18 -p htdemucs -p oracle:irm2' prints their
@@ -144,8 +133,8 @@ def _evaluate(context: typer.Context, what: _What, separation: Separation, how: 
     code = run(
         Run(
             root=what.mus_dir,
-            kind=what.kind,
-            data_root=what.data_root,
+            kind=music.kind,
+            data_root=music.data_root,
             subset=what.subset,
             models=tuple(what.model or ()),
             stems_dirs=tuple(what.stems_dir or ()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -14,7 +15,26 @@ from unbraid.errors import UsageError
 if TYPE_CHECKING:
     from unbraid.separation.plan import Options
 
-__all__ = ["Compute", "Separation", "command"]
+__all__ = ["Compute", "Music", "Separation", "command"]
+
+
+@dataclass(frozen=True)
+class Music:
+    """How a dataset is read."""
+
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            *("--kind",),
+            metavar="NAME",
+            help="MUSDB18, MUSDB18-HQ, DSD100, folder or 'Spleeter CSV'.",
+            show_default="what it looks like",
+        ),
+    ] = None
+    data_root: Annotated[
+        Path | None,
+        typer.Option("--data-root", metavar="FOLDER", help="What paths in a CSV are relative to.", readable=False),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unbraid.cli.options import command
+from unbraid.cli.options import Music, command
 from unbraid.errors import UsageError
 
 __all__ = ["train"]
@@ -66,19 +66,6 @@ class _What:
             show_default=False,
         ),
     ] = None
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--kind",
-            metavar="NAME",
-            help="MUSDB18, MUSDB18-HQ, DSD100, folder or 'Spleeter CSV'.",
-            show_default="what it looks like",
-        ),
-    ] = None
-    data_root: Annotated[
-        Path | None,
-        typer.Option("--data-root", metavar="FOLDER", help="What paths in a CSV are relative to.", readable=False),
-    ] = None
     list_recipes: Annotated[bool, typer.Option("--list-recipes", help="Name the recipes and where they are from.")] = (
         False
     )
@@ -131,8 +118,8 @@ class _How:
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False
 
 
-@command(_What, _How)
-def train(what: _What, how: _How) -> None:
+@command(_What, Music, _How)
+def train(what: _What, music: Music, how: _How) -> None:
     """Train a model on your own stems, or fine-tune one.
 
     'unbraid train -d MY_SONGS -o MINE --minutes 15' learns to separate the stems of MY_SONGS/TRACK/STEM.wav, and leaves
@@ -157,6 +144,6 @@ def train(what: _What, how: _How) -> None:
     ):
         if value not in choices:
             raise UsageError(f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value}")
-    code = run(Run(**vars(what), **vars(how)))
+    code = run(Run(**vars(what), **vars(music), **vars(how)))
     if code:
         raise typer.Exit(code)

@@ -18,15 +18,15 @@ from typing import Any
 
 from unbraid.cli.render import Screen, clock, columns, one_line, print_line
 from unbraid.errors import CancelledError, UsageError
-from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.training.data import Material
 from unbraid.training.log import StepLog
-from unbraid.training.loop import Limits, Progress, Watcher
+from unbraid.training.loop import Limits, Watcher
 from unbraid.training.networks import Trainable
 from unbraid.training.recipe import Recipe, change_recipe, load_recipe, published_recipes
 from unbraid.training.run import Job
 from unbraid.training.run import run as run_job
-from unbraid.training.spleeter_recipe import spleeter_recipe
+from unbraid.training.spleeter_recipe import SpleeterJson, read_spleeter_json, spleeter_recipe
+from unbraid.training.state import Progress
 
 __all__ = ["Run", "list_recipes", "run"]
 
@@ -68,7 +68,8 @@ def list_recipes() -> None:
 
 def run(given: Run) -> int:
     """Train; returns the exit code."""
-    recipe = _recipe(given)
+    spleeter = None if given.params is None else read_spleeter_json(given.params)
+    recipe = _recipe(given, spleeter)
     if given.stems:
         names = tuple(name.strip() for name in given.stems.split(",") if name.strip())
         recipe = replace(recipe, data=replace(recipe.data, stems=names))
@@ -82,7 +83,7 @@ def run(given: Run) -> int:
         kind=given.kind,
         data_root=given.data_root,
         start=given.start,
-        spleeter=given.params,
+        spleeter=spleeter,
         cache=given.cache,
         missing=given.missing,
         unreadable=given.unreadable,
@@ -119,14 +120,14 @@ def run(given: Run) -> int:
     return 0
 
 
-def _recipe(given: Run) -> Recipe:
+def _recipe(given: Run, spleeter: SpleeterJson | None) -> Recipe:
     """The recipe that was asked for, with its changes."""
     changes = given.change or ()
-    if given.params is None:
+    if given.params is None or spleeter is None:
         return load_recipe(given.recipe or "small", changes)
     if given.recipe is not None:
         raise UsageError("-p is a recipe of Spleeter's form; leave out -r")
-    return change_recipe(spleeter_recipe(SpleeterConfig.from_json(given.params), given.params.stem), changes)
+    return change_recipe(spleeter_recipe(spleeter.config, given.params.stem), changes)
 
 
 class _Stop:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,21 +26,23 @@ from numpy.typing import NDArray
 from unbraid.audio.read import open_audio
 from unbraid.datasets.tracks import Track
 from unbraid.datatypes import FloatArray
-from unbraid.errors import AudioError, DatasetError, ModelError, UnbraidError
+from unbraid.errors import AudioError, DatasetError, UnbraidError
 from unbraid.evaluation.spool import Spool
 from unbraid.evaluation.systems import file_state
 from unbraid.evaluation.true_stems import aligned_blocks
 from unbraid.weights.part import locked
 
-__all__ = ["CachedTrack", "FullError", "cache_tracks", "make_cache", "make_once"]
+__all__ = ["CacheError", "CachedTrack", "cache_tracks", "decode_all", "entry", "make_cache", "make_once"]
 
 _SAMPLES, _DESCRIPTION = "samples.npy", "track.json"
 _VERSION = 1
 _FULL_SCALE = 1 << 15
-_BLOCK = 1 << 18
-_CLIPPED = 0.9999  # of full scale, in a mix: as loud as 16 bits get
+_BLOCK = 1 << 16
+_CLIPPED = 0.9999  # of full scale: as loud as 16 bits get
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Kept = TypeVar("Kept")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 OnProgress = Callable[[int, int, str], None]
 OnNotice = Callable[[str], None]
 
@@ -49,9 +51,8 @@ OnNotice = Callable[[str], None]
 class CachedTrack:
     """A decoded track; its samples are mapped when they are first read.
 
-    rows : the stems, and "mix" where that was kept
-    std : of the mix's mean over its channels
-    peak : of the mix
+    rows : the stems
+    std : of the mean over the channels of their sum
     silent : stems that never sound
     notices : what was done to it, or is wrong with it
     """
@@ -63,18 +64,26 @@ class CachedTrack:
     n_samples: int
     sample_rate: int
     std: float
-    peak: float
     silent: tuple[str, ...]
     notices: tuple[str, ...]
 
     @cached_property
     def _samples(self) -> NDArray[Any]:
-        mapped: NDArray[Any] = np.load(self.folder / _SAMPLES, mmap_mode="r")
+        try:
+            mapped: NDArray[Any] = np.load(self.folder / _SAMPLES, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"cannot read '{self.folder}' of the cache: {error}; start again, and it is made anew"
+            ) from error
         return mapped
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the map, which every process makes for itself."""
         return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def fits(self) -> bool:
+        """Whether the samples are as many as the description says; DatasetError where they are not an array."""
+        return (len(self._samples), self._samples.shape[-1]) == (len(self.rows), self.n_samples)
 
     def read(self, start: int, stop: int) -> FloatArray:
         """Samples [shape=(row, channel, stop - start), float32], all of them within the track."""
@@ -92,7 +101,6 @@ def cache_tracks(
     others: Sequence[str] = (),
     sample_rate: int,
     n_channels: int,
-    keep_mix: bool = False,
     missing: str = "error",
     unreadable: str = "error",
     n_workers: int = 2,
@@ -113,8 +121,6 @@ def cache_tracks(
         More rows, after those: stems that a track may lack.
     sample_rate, n_channels : int
         Of the result; what has others is resampled or mixed, and a notice says so.
-    keep_mix : bool
-        Whether the mix is the last row: the dataset's own, or the sum of these stems where it has none.
     missing : str
         "error", or "silent": a stem's missing file is silence.
     unreadable : str
@@ -128,41 +134,67 @@ def cache_tracks(
     ------
     DatasetError : a track cannot be used, nothing is left, or the disk is full; what was decoded stays
     """
-    say = on_notice or (lambda text: None)
     make_cache(folder)
 
-    def one(track: Track) -> CachedTrack | str:
-        try:
-            return _cached(track, folder, tuple(stems), tuple(others), sample_rate, n_channels, keep_mix, missing)
-        except (AudioError, DatasetError) as error:
-            if unreadable == "skip" and not isinstance(error, FullError):
-                return f"{track.name} is left out: {error}"
-            raise
+    def one(track: Track) -> tuple[CachedTrack, tuple[str, ...]]:
+        found = _cached(track, folder, tuple(stems), tuple(others), sample_rate, n_channels, missing)
+        return found, found.notices
 
-    done: list[CachedTrack] = []
-    with ThreadPoolExecutor(max(1, n_workers), "unbraid-decode") as pool:
-        futures = [pool.submit(one, track) for track in tracks]
-        try:
-            for i, (track, future) in enumerate(zip(tracks, futures, strict=True), 1):
-                found = future.result()
-                if isinstance(found, str):
-                    say(found)
-                else:
-                    done.append(found)
-                    for notice in found.notices:
-                        say(f"{track.name}: {notice}")
-                if on_progress is not None:
-                    on_progress(i, len(tracks), track.name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    named = [(track.name, track) for track in tracks]
+    done = decode_all(
+        named, one, unreadable=unreadable, n_workers=n_workers, on_progress=on_progress, on_notice=on_notice
+    )
     if not done:
         raise DatasetError("no track of the dataset can be used; the notes above say why")
     return done
 
 
-class FullError(DatasetError):
-    """There is no room for a track, nor will there be for the next."""
+def decode_all(
+    items: Sequence[tuple[str, Item]],
+    do: Callable[[Item], tuple[Made, Iterable[str]]],
+    *,
+    unreadable: str,
+    n_workers: int,
+    on_progress: OnProgress | None,
+    on_notice: OnNotice | None,
+) -> list[Made]:
+    """Decode several songs, some at a time; what comes of those that can be used, in their order.
+
+    items : each with the name of its song
+    do : decodes one; gives the result, and what the user should know
+
+    The other parameters are those of `cache_tracks`.
+    """
+    say = on_notice or (lambda text: None)
+
+    def one(item: Item) -> tuple[list[Made], Iterable[str]]:
+        try:
+            made, notices = do(item)
+            return [made], notices
+        except (AudioError, DatasetError) as error:
+            if unreadable == "skip" and not isinstance(error, CacheError):
+                return [], [f"left out: {error}"]
+            raise
+
+    done: list[Made] = []
+    with ThreadPoolExecutor(max(1, n_workers), "unbraid-decode") as pool:
+        try:
+            futures = [pool.submit(one, item) for _, item in items]
+            for i, ((name, _), future) in enumerate(zip(items, futures, strict=True), 1):
+                made, notices = future.result()
+                done += made
+                for notice in notices:
+                    say(f"{name}: {notice}")
+                if on_progress is not None:
+                    on_progress(i, len(items), name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return done
+
+
+class CacheError(DatasetError):
+    """A cache that has no room, or cannot be written: nor will it for the next song."""
 
 
 def make_cache(folder: Path) -> None:
@@ -170,7 +202,7 @@ def make_cache(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatasetError(
+        raise CacheError(
             f"cannot make the cache '{folder}': {error.strerror or error}; choose another folder by --cache"
         ) from error
 
@@ -182,7 +214,6 @@ def _cached(
     others: tuple[str, ...],
     sample_rate: int,
     n_channels: int,
-    keep_mix: bool,
     missing: str,
 ) -> CachedTrack:
     """Open a track that is there, or decode it."""
@@ -192,25 +223,29 @@ def _cached(
         what = track.problem or f"cannot use the track {track.name!r}: it has no {absent[0]}"
         raise DatasetError(f"{what} (or use --missing silent)")
     files = {stem: track.stems[stem] for stem in stems if stem in track.stems}
-    if keep_mix and track.mix is not None:
-        files["mix"] = track.mix
     if not files:
         raise DatasetError(f"cannot use the track {track.name!r}: none of its stems is there")
     try:
         states = {name: f"{file.path} {file.stream} {file_state(file.path)}" for name, file in files.items()}
     except OSError as error:
         raise DatasetError(f"cannot read '{error.filename}': {error.strerror or error}") from error
-    decides = json.dumps([_VERSION, states, wanted, others, sample_rate, n_channels, keep_mix], sort_keys=True)
-    safe = re.sub(r"[^\w.-]+", "_", track.name)[:60]
-    place = folder / f"{safe}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
+    decides = json.dumps([_VERSION, states, wanted, others, sample_rate, n_channels])
+    place = entry(folder, track.name, decides)
     found = make_once(
         place,
         _opened,
-        lambda temporary: _decode(track, files, wanted, others, keep_mix, sample_rate, n_channels, temporary),
-        need="a minute of four stereo stems takes up to 85 MB",
+        lambda temporary: _decode(track, files, wanted, others, sample_rate, n_channels, temporary),
+        need="a minute of four stereo stems takes up to 85 MB, and as much again while it is decoded",
     )
     # The same files may be in another subset now, such as by the name of their table.
-    return replace(found, name=track.name, subset=track.subset)
+    found = replace(found, name=track.name, subset=track.subset)
+    return replace(found, notices=(track.problem, *found.notices)) if track.problem else found
+
+
+def entry(folder: Path, name: str, decides: str) -> Path:
+    """Place of a song in a cache: by its name, as far as that can be, and by all that decides the content."""
+    safe = re.sub(r"[^\w.-]+", "_", name).encode()[:150].decode(errors="ignore")
+    return folder / f"{safe}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
 
 
 def make_once(place: Path, opened: Callable[[Path], Kept | None], write: Callable[[Path], None], *, need: str) -> Kept:
@@ -251,20 +286,21 @@ def make_once(place: Path, opened: Callable[[Path], Kept | None], write: Callabl
         reason = error if isinstance(error, OSError) else error.__cause__
         if isinstance(reason, OSError) and reason.errno in _NO_ROOM:
             raise _full(place.parent, need) from error
-        if isinstance(error, UnbraidError) and not isinstance(error, ModelError):  # that of the lock
+        # An error of the spool, or of the lock, is one of the disk.
+        if not isinstance(reason, OSError) or isinstance(error, AudioError | DatasetError):
             raise
-        text = (reason.strerror or reason) if isinstance(reason, OSError) else error
-        raise DatasetError(
-            f"cannot write into the cache '{place.parent}': {text}; choose another folder by --cache"
+        raise CacheError(
+            f"cannot write into the cache '{place.parent}': {reason.strerror or reason}; "
+            "choose another folder by --cache"
         ) from error
     found = opened(place)
     assert found is not None
     return found
 
 
-def _full(folder: Path, need: str) -> FullError:
+def _full(folder: Path, need: str) -> CacheError:
     free = shutil.disk_usage(folder).free
-    return FullError(
+    return CacheError(
         f"no room for the decoded dataset in '{folder}' ({free / 1e6:.0f} MB are free; {need}): "
         "free some, or choose another folder by --cache; tracks that are done are kept"
     )
@@ -277,8 +313,9 @@ def _opened(place: Path) -> CachedTrack | None:
         if (place / _SAMPLES).stat().st_size != content.pop("size"):
             return None
         listed: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in content.items()}
-        return CachedTrack(folder=place, **listed)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = CachedTrack(folder=place, **listed)
+        return found if found.fits() else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, DatasetError):
         return None
 
 
@@ -287,14 +324,12 @@ def _decode(
     files: Mapping[str, Any],
     wanted: tuple[str, ...],
     others: tuple[str, ...],
-    keep_mix: bool,
     sample_rate: int,
     n_channels: int,
     place: Path,
 ) -> None:
     """Write a track's folder; a block of it is in memory at a time."""
-    stems = (*wanted, *others)
-    rows = (*stems, *(["mix"] if keep_mix else []))
+    rows = (*wanted, *others)
     notices = [f"{stem} is missing: silence" for stem in wanted if stem not in files]
     with ExitStack() as stack:
         readers = {name: stack.enter_context(open_audio(file.path, stream=file.stream)) for name, file in files.items()}
@@ -303,21 +338,15 @@ def _decode(
             raise AudioError(
                 f"cannot use the track {track.name!r}: it has {widest} channels; the network has {n_channels}"
             )
-        is_summed = keep_mix and "mix" not in files
-        names = [*files, *(["mix"] if is_summed else [])]
-        spool = stack.enter_context(Spool(place, len(names) * n_channels))
-        is_16_bit, energy, sum_, square, peak = True, np.zeros(len(files)), 0.0, 0.0, 0.0
+        spool = stack.enter_context(Spool(place, len(files) * n_channels))
+        is_16_bit, peaks, sum_, square = True, np.zeros(len(files)), 0.0, 0.0
         n_given = max(widest, n_channels)
         for block in aligned_blocks(readers, files, sample_rate=sample_rate, n_channels=n_given, notices=notices):
             if n_given > n_channels:
                 block = block.mean(axis=1, keepdims=True)
-            mix = block[-1] if "mix" in files else block.sum(axis=0)
-            mono = mix.mean(axis=0, dtype=np.float64)
-            energy += np.square(block, dtype=np.float64).sum(axis=(1, 2))  # of files, which a sum is none of
+            mono = block.sum(axis=0).mean(axis=0, dtype=np.float64)
             sum_, square = sum_ + float(mono.sum()), square + float(np.square(mono).sum())
-            peak = max(peak, float(np.abs(mix).max(initial=0.0)))
-            if is_summed:
-                block = np.concatenate([block, mix[np.newaxis]])
+            peaks = np.maximum(peaks, np.abs(block).max(axis=(1, 2), initial=0.0))
             steps = block * np.float32(_FULL_SCALE)
             is_16_bit = is_16_bit and bool((steps == np.rint(steps)).all() and np.abs(steps + 0.5).max() <= _FULL_SCALE)
             spool.append(block.reshape(-1, block.shape[-1]))
@@ -326,12 +355,10 @@ def _decode(
             raise AudioError(f"cannot use the track {track.name!r}: it is empty")
         if n_given > n_channels:
             notices.append("mixed to one channel")
-        _write_rows(place / _SAMPLES, spool, [rows.index(name) for name in names], len(rows), n_channels, is_16_bit)
-    silent = [stem for stem, level in zip(files, energy, strict=True) if level == 0 and stem in stems]
-    notices += [f"{stem} is silent throughout" for stem in silent]
-    silent += [stem for stem in stems if stem not in files]
-    if "mix" in files and peak >= _CLIPPED:
-        notices.append(f"the mix reaches full scale ({peak:.2f}): it may be clipped, and then its stems do not add up")
+        _write_rows(place / _SAMPLES, spool, [rows.index(name) for name in files], len(rows), n_channels, is_16_bit)
+    loudest = dict(zip(files, peaks, strict=True))
+    notices += [f"{stem} is silent throughout" for stem, peak in loudest.items() if peak == 0]
+    notices += [f"{stem} reaches full scale: it may be clipped" for stem, peak in loudest.items() if peak >= _CLIPPED]
     content = CachedTrack(
         folder=place,
         name=track.name,
@@ -340,8 +367,7 @@ def _decode(
         n_samples=n,
         sample_rate=sample_rate,
         std=float(np.sqrt(max(0.0, square / n - (sum_ / n) ** 2))),
-        peak=peak,
-        silent=tuple(silent),
+        silent=tuple(stem for stem in rows if not loudest.get(stem)),
         notices=tuple(notices),
     )
     described = asdict(content) | {"size": (place / _SAMPLES).stat().st_size}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from unbraid.errors import UnbraidError
-from unbraid.training.loop import Progress, Watcher
+from unbraid.training.loop import Watcher
+from unbraid.training.state import Progress
 
 __all__ = ["StepLog"]
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -20,49 +20,20 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from unbraid.datatypes import FloatArray
-from unbraid.errors import ModelError, UnbraidError
-from unbraid.training.averages import Average, candidates, make_averages
-from unbraid.training.checkpoint import read_checkpoint, write_checkpoint
+from unbraid.errors import UnbraidError
+from unbraid.training.averages import candidates, make_averages
 from unbraid.training.data import Span
 from unbraid.training.losses import LossConfig, stem_losses, weigh
 from unbraid.training.networks import Trainable
-from unbraid.training.recipe import OptimizerConfig, Recipe, ScheduleConfig, difference, settings
+from unbraid.training.recipe import OptimizerConfig, Recipe, ScheduleConfig
+from unbraid.training.state import Progress, TrainingState, Weights, copied
 from unbraid.training.tensors import freeze, set_batch_norm
 from unbraid.training.validation import mean_score, validation_scores
 
 __all__ = ["Limits", "Progress", "Watcher", "fit"]
 
-State = Mapping[str, Tensor]
-
 # Steps in a row whose loss is no number, after which there is no hope.
 _LOST_STEPS = 20
-# What may differ between a training and its continuation.
-_FREE_KEYS = ("schedule.max_steps", "source", "departures", "name", "validation.n_tracks")
-
-
-@dataclass
-class Progress:
-    """Where a training is.
-
-    step, epoch : how many are done
-    elapsed_s : seconds spent in training, validation included
-    best_score, best_name : mean SDR in dB of the best weights so far, and which they were: now, or an average
-    best_scores : SDR in dB by stem of these weights
-    stale_epochs : since the best
-    rate_factor : of the learning rate, by the "plateau" schedule
-    first, history : SDR in dB by stem, before training and after each epoch, of the weights that were best then
-    """
-
-    step: int = 0
-    epoch: int = 0
-    elapsed_s: float = 0.0
-    best_score: float = -math.inf
-    best_name: str = ""
-    best_scores: dict[str, float] = field(default_factory=dict)
-    stale_epochs: int = 0
-    rate_factor: float = 1.0
-    first: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,6 +47,9 @@ class Limits:
 
 class Watcher:
     """Whoever wants to know; all methods may be left as they are."""
+
+    def on_preparation(self, n_done: int, n_all: int, name: str) -> None:
+        """A song was decoded, or was there; so many of all are done."""
 
     def on_step(self, progress: Progress, losses: Mapping[str, float], rate: float, examples_s: float) -> None:
         """After a step: the loss of each stem, the learning rate, and seconds of music that it saw."""
@@ -168,174 +142,92 @@ def fit(
     freeze(trainable, recipe.network.freeze)
     set_batch_norm(trainable, recipe.network.batch_norm)
     raw = _optimizer(trainable, recipe.optimizer)
-    learner = _Learner(trainable, recipe.loss, spectrograms=spectrograms)
     averages = make_averages(trainable.network, recipe.average.steps, recipe.average.epochs)
-    run = _Run(trainable, recipe, raw, averages, Progress(), checkpoint)
+    state = TrainingState(trainable, recipe, raw, averages, Progress(), checkpoint)
     if checkpoint.exists():
-        run.restore()
-    progress = run.progress
-    wrapped, optimizer = fabric.setup(learner, raw)
-    run.move(fabric.device)
-    batch_s = fabric.world_size * recipe.data.batch_size * n_samples / trainable.config.sample_rate
-    begun, n_lost, stopped = time.monotonic() - progress.elapsed_s, 0, False
-    saved = time.monotonic()
+        state.restore()
+    progress = state.progress
+    learner, optimizer = fabric.setup(_Learner(trainable, recipe.loss, spectrograms=spectrograms), raw)
+    state.move(fabric.device)
+    example_s = n_samples / trainable.config.sample_rate
+    begun, saved = time.monotonic() - progress.elapsed_s, time.monotonic()
+    n_lost, stopped = 0, False
 
-    def validate(names: Iterable[tuple[str, State]]) -> tuple[str, dict[str, float], State]:
+    def validate(choices: Iterable[tuple[str, Weights]]) -> tuple[str, dict[str, float], Weights]:
         """The best of several weights, with their scores; the network keeps its own."""
-        found, own = [], _copied(trainable.network.state_dict())
-        for name, state in names:
-            trainable.network.load_state_dict(state)
+        found, own = [], copied(trainable.network.state_dict())
+        for name, weights in choices:
+            trainable.network.load_state_dict(weights)
             scores = validation_scores(trainable, validation, n_samples, recipe.data.batch_size, fabric)
-            found.append((name, scores, state))
+            found.append((name, scores, weights))
             trainable.network.load_state_dict(own)
         return max(found, key=lambda one: mean_score(one[1]))
 
-    with _memory_is_enough(recipe, n_samples / trainable.config.sample_rate):
+    with _memory_is_enough(recipe, example_s):
         if validation and not progress.first:
-            name, progress.first, state = validate([("before training", trainable.network.state_dict())])
-            run.take(name, progress.first, state)  # a model that tuning only harms is kept as it is
-            watcher.on_validation(progress, progress.first, "before training", False)
+            name, progress.first, weights = validate([("before training", trainable.network.state_dict())])
+            state.take(name, progress.first, weights)  # a model that tuning only harms is kept as it is
+            watcher.on_validation(progress, progress.first, name, False)
         upcoming = batches(progress.step)
         while not _is_over(progress, schedule, limits) and not stopped:
-            wrapped.train()
+            learner.train()
             torch.manual_seed(_step_seed(recipe.seed, progress.step, fabric.global_rank))  # of dropout
             rate = recipe.optimizer.learning_rate * _rate(progress, schedule, limits)
             for group in raw.param_groups:
                 group["lr"] = rate
-            losses = wrapped(fabric.to_device(torch.from_numpy(next(upcoming))))
-            # One exchange between the processes, for all that they must agree on.
-            own = [*losses.detach().float(), float(watcher.should_stop()), time.monotonic() - begun]
-            common = cast(Tensor, fabric.all_reduce(torch.tensor(own, device=losses.device), reduce_op="mean")).cpu()
-            *shown, asked, elapsed_s = common.tolist()
+            own = float(watcher.should_stop()), time.monotonic() - begun
+            (*losses, asked, elapsed_s), is_lost = _learn(
+                learner, optimizer, next(upcoming), recipe, trainable.stems, fabric, own
+            )
+            n_lost = n_lost + 1 if is_lost else 0
+            _speak_of_lost(progress.step, n_lost, watcher)
             stopped, progress.elapsed_s = asked > 0, elapsed_s
-            if torch.isfinite(common).all():
-                fabric.backward(weigh(losses, recipe.loss, trainable.stems))
-                if longest := recipe.optimizer.clip_norm:
-                    fabric.clip_gradients(wrapped, optimizer, max_norm=longest, error_if_nonfinite=False)
-                optimizer.step()
-                n_lost = 0
-            else:
-                n_lost += 1
-                _speak_of_lost(progress.step, n_lost, watcher)
-            optimizer.zero_grad()
             progress.step += 1
-            run.average(per_epoch=False)
-            watcher.on_step(progress, dict(zip(trainable.stems, shown, strict=True)), rate, batch_s)
-            is_over = _is_over(progress, schedule, limits)
-            ends_epoch = progress.step % schedule.epoch_steps == 0
+            state.average(per_epoch=False)
+            music_s = fabric.world_size * recipe.data.batch_size * example_s
+            watcher.on_step(progress, dict(zip(trainable.stems, losses, strict=True)), rate, music_s)
+            is_over, ends_epoch = _is_over(progress, schedule, limits), progress.step % schedule.epoch_steps == 0
             if ends_epoch:
                 progress.epoch += 1
-                run.average(per_epoch=True)
+                state.average(per_epoch=True)
             if validation and (ends_epoch or is_over):
-                name, scores, state = validate(candidates(trainable.network, averages))
-                watcher.on_validation(progress, scores, name, run.note(name, scores, state))
+                name, scores, weights = validate(candidates(trainable.network, averages))
+                watcher.on_validation(progress, scores, name, state.note(name, scores, weights))
             is_time = fabric.broadcast(time.monotonic() - saved > limits.save_every_s)
             if ends_epoch or is_over or stopped or is_time:
                 saved = time.monotonic()
                 if fabric.is_global_zero:
-                    run.save()
+                    state.save()
     if validation:
-        trainable.network.load_state_dict(run.best)
+        trainable.network.load_state_dict(state.best)
     return progress, not stopped or _is_over(progress, schedule, limits)
 
 
-@dataclass(eq=False)
-class _Run:
-    """All that is saved."""
+def _learn(
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: FloatArray,
+    recipe: Recipe,
+    stems: Sequence[str],
+    fabric: Fabric,
+    own: Sequence[float],
+) -> tuple[list[float], bool]:
+    """Do a step. Returns the losses of the stems and `own`, of all processes the mean, and whether they are no numbers.
 
-    trainable: Trainable
-    recipe: Recipe
-    optimizer: torch.optim.Optimizer
-    averages: list[Average]
-    progress: Progress
-    path: Path
-    best: State = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.best = _copied(self.trainable.network.state_dict())
-
-    def move(self, device: torch.device) -> None:
-        """Bring the averages to where the network is."""
-        for average in self.averages:
-            average.state = {name: value.to(device) for name, value in average.state.items()}
-
-    def average(self, *, per_epoch: bool) -> None:
-        """Update the averages of every step, or of every epoch."""
-        for average in self.averages:
-            if average.per_epoch == per_epoch:
-                average.update(self.trainable.network)
-
-    def take(self, name: str, scores: Mapping[str, float], state: State) -> None:
-        """Take weights for the best so far."""
-        progress = self.progress
-        progress.best_name, progress.best_score, progress.best_scores = name, mean_score(scores), dict(scores)
-        self.best = _copied(state)
-
-    def note(self, name: str, scores: Mapping[str, float], state: Mapping[str, Tensor]) -> bool:
-        """Take up the scores of an epoch; whether they are the best so far."""
-        progress, schedule = self.progress, self.recipe.schedule
-        progress.history.append(dict(scores))
-        if is_best := mean_score(scores) > progress.best_score:
-            self.take(name, scores, state)
-            progress.stale_epochs = 0
-        else:
-            progress.stale_epochs += 1
-            if progress.stale_epochs % schedule.patience == 0:
-                progress.rate_factor *= schedule.factor if schedule.kind == "plateau" else 1.0
-        return is_best
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        tensors = {f"network.{name}": value for name, value in self.trainable.network.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for i, average in enumerate(self.averages):
-            tensors |= {f"average.{i}.{name}": value for name, value in average.state.items()}
-        for i, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
-        plain = {
-            "progress": asdict(self.progress),
-            "recipe": settings(self.recipe),
-            "stems": list(self.trainable.stems),
-            "updates": [average.n_updates for average in self.averages],
-        }
-        write_checkpoint(self.path, tensors, plain)
-
-    def restore(self) -> None:
-        """Go back to what was saved; ModelError where that is of another training."""
-        tensors, plain = read_checkpoint(self.path)
-        differences = difference(plain["recipe"], settings(self.recipe), _FREE_KEYS)
-        if plain["stems"] != list(self.trainable.stems):
-            differences.append(f"stems were {', '.join(plain['stems'])} and are {', '.join(self.trainable.stems)}")
-        if differences:
-            raise ModelError(
-                f"cannot go on from '{self.path}', which is of another training: {'; '.join(differences[:3])}; "
-                "train into another folder by -o, or remove it to start anew"
-            )
-        try:
-            self.trainable.network.load_state_dict(_below(tensors, "network."))
-            for i, (average, n_updates) in enumerate(zip(self.averages, plain["updates"], strict=True)):
-                average.state, average.n_updates = _below(tensors, f"average.{i}."), n_updates
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in _below(tensors, "optimizer.").items():
-                index, _, key = name.partition(".")
-                moments.setdefault(int(index), {})[key] = value
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-            self.best = _below(tensors, "best.")
-            vars(self.progress).update(plain["progress"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"cannot go on from '{self.path}': its tensors are not those of this network; remove it to start anew"
-            ) from error
-
-
-def _copied(state: State) -> State:
-    return {name: value.detach().clone() for name, value in state.items()}
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without the beginning."""
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    In that case the weights stay as they were.
+    """
+    losses = learner(fabric.to_device(torch.from_numpy(batch)))
+    # One exchange between the processes, for all that they must agree on.
+    given = torch.tensor([*losses.detach().float(), *own], device=losses.device)
+    common = cast(Tensor, fabric.all_reduce(given, reduce_op="mean")).cpu()
+    is_lost = not bool(torch.isfinite(common).all())
+    if not is_lost:
+        fabric.backward(weigh(losses, recipe.loss, stems))
+        if longest := recipe.optimizer.clip_norm:
+            fabric.clip_gradients(learner, optimizer, max_norm=longest, error_if_nonfinite=False)
+        optimizer.step()
+    optimizer.zero_grad()
+    return common.tolist(), is_lost
 
 
 def _optimizer(trainable: Trainable, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unbraid.errors import UsageError
 
-__all__ = ["LossConfig", "loss_of", "stem_losses", "weigh"]
+__all__ = ["LossConfig", "stem_losses", "weigh"]
 
 # Least power of a bin in the STFT loss, whose logarithm and root would have no slope at 0 (−70 dB below a bin of 1).
 _POWER_FLOOR = 1e-7
@@ -105,11 +105,6 @@ def weigh(losses: Tensor, config: LossConfig, stems: Sequence[str]) -> Tensor:
         raise UsageError("loss.weights are 0 for every stem: there is nothing to learn")
     total = (weights * losses).sum()
     return total if config.kind in _SUMMED else total / weights.sum()
-
-
-def loss_of(estimates: Tensor, truths: Tensor, config: LossConfig, stems: Sequence[str]) -> Tensor:
-    """Give one number for a batch; see `stem_losses` and `weigh`."""
-    return weigh(stem_losses(estimates, truths, config), config, stems)
 
 
 def _precise(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 
     OUT/cache/                 the decoded dataset, unless another place is named
     OUT/checkpoint.safetensors what a stopped training goes on from (OUT/STEM/… where each stem has a network)
+    OUT/steps.csv              the losses of every step (OUT/STEM/…)
     OUT/tensorboard/           curves, pictures and sounds
     OUT/model/                 the result
 """
@@ -28,13 +29,12 @@ from unbraid.datasets.tracks import Dataset, load_dataset
 from unbraid.datatypes import FloatArray
 from unbraid.errors import ModelError, UnbraidError, UsageError
 from unbraid.models.families import family
-from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.training.augment import augment, augment_spectrograms, drawn_samples
 from unbraid.training.data import Material, part, spans_of, stems_of, validation_parts
 from unbraid.training.examples import Drawable, Examples
 from unbraid.training.examples import batches as example_batches
 from unbraid.training.export import card_of, save_model
-from unbraid.training.loop import Limits, Progress, Watcher, fit
+from unbraid.training.loop import Limits, Watcher, fit
 from unbraid.training.networks import (
     Trainable,
     example_samples,
@@ -44,7 +44,8 @@ from unbraid.training.networks import (
 )
 from unbraid.training.recipe import Recipe
 from unbraid.training.spleeter_data import spleeter_examples
-from unbraid.training.spleeter_recipe import table_of
+from unbraid.training.spleeter_recipe import SpleeterJson
+from unbraid.training.state import Progress
 from unbraid.training.tensors import load_arrays, transfer
 from unbraid.weights.store import load_model
 
@@ -62,7 +63,7 @@ class Job:
     data, kind, data_root : the dataset, as `load_dataset` takes it
     folder : where everything goes
     start : a model to begin with, by name or folder; None for random weights
-    spleeter : a Spleeter JSON, which decides the data; its path
+    spleeter : the data of a Spleeter JSON, whose paths are relative to `data`
     cache : where the decoded dataset goes; None for a folder of this training's own
     missing : what to do about a stem's missing file, "error" or "silent"
     unreadable : what to do about a damaged one, "error" or "skip"
@@ -76,7 +77,7 @@ class Job:
     kind: str | None = None
     data_root: Path | None = None
     start: str | None = None
-    spleeter: Path | None = None
+    spleeter: SpleeterJson | None = None
     cache: Path | None = None
     missing: str = "error"
     unreadable: str = "error"
@@ -136,8 +137,7 @@ def run(job: Job, watch: Callable[[str, Trainable, Material, int], Watcher], wat
     if job.spleeter is None:
         dataset = load_dataset(job.data, kind=job.kind, data_root=job.data_root)
     else:
-        table = table_of(SpleeterConfig.from_json(job.spleeter), "validation_csv", job.spleeter)
-        dataset = load_dataset(table, data_root=job.data)
+        dataset = load_dataset(job.spleeter.validation_csv, data_root=job.data)
     wanted = recipe.data.stems or (begin.config.stems if begin is not None and _has(dataset, begin) else ())
     stems = stems_of(dataset, wanted)
     config = network_config(recipe, stems, begin)
@@ -178,7 +178,7 @@ def _run(
         missing=job.missing,
         unreadable=job.unreadable,
         n_workers=job.n_workers,
-        on_progress=getattr(watcher, "on_preparation", None),
+        on_progress=watcher.on_preparation,
         on_notice=watcher.on_notice,
     )
     examples: Drawable
@@ -208,6 +208,9 @@ def _run(
     if fabric.is_global_zero:
         scores = {stem: progress[stem if recipe.per_stem else ""].best_scores.get(stem, math.nan) for stem in stems}
         about = [f"{recipe.source}", *recipe.departures, f"steps: {max(one.step for one in progress.values())}"]
+        about += [
+            f"weights of {stem or 'all stems'}: {one.best_name}" for stem, one in progress.items() if one.best_name
+        ]
         save_model(
             folder,
             members,
@@ -268,18 +271,19 @@ def _fit(
     )
 
 
-def _chunks(job: Job, path: Path, watcher: Watcher) -> Drawable:
+def _chunks(job: Job, spleeter: SpleeterJson, watcher: Watcher) -> Drawable:
     """The examples of a Spleeter JSON: spectrograms of chunks of its songs."""
-    config = SpleeterConfig.from_json(path)
-    named = config.training.get("training_cache")
+    cache = job.cache or spleeter.training_cache
+    if cache is None:
+        watcher.on_notice("without a training_cache (or --cache), every example is decoded anew, which is slow")
     return spleeter_examples(
-        config,
-        table_of(config, "train_csv", path),
+        spleeter.config,
+        spleeter.train_csv,
         job.data,
-        cache=job.cache or (job.data / str(named) if named else job.folder / "cache"),
+        cache=cache,
         unreadable=job.unreadable,
         n_workers=job.n_workers,
-        on_progress=getattr(watcher, "on_preparation", None),
+        on_progress=watcher.on_preparation,
         on_notice=watcher.on_notice,
     )
 

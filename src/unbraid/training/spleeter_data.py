@@ -9,17 +9,11 @@ there, levels are rounded, not cut, which halves the error.
 
 from __future__ import annotations
 
-import csv
-import difflib
-import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +21,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unbraid.audio.read import open_audio
-from unbraid.datasets.listing import read_text
-from unbraid.datasets.tracks import AudioFile, Track, load_dataset
 from unbraid.datatypes import FloatArray
 from unbraid.dsp.stft import frames_to_samples, stft
-from unbraid.errors import AudioError, DatasetError
+from unbraid.errors import DatasetError
 from unbraid.evaluation.systems import file_state
 from unbraid.evaluation.true_stems import aligned_blocks
 from unbraid.models.spleeter.config import SpleeterConfig
-from unbraid.training.cache import FullError, make_cache, make_once
+from unbraid.training.cache import decode_all, entry, make_cache, make_once
+from unbraid.training.spleeter_table import Song, read_songs
 
 __all__ = [
     "SpleeterExamples",
-    "chunk_starts",
     "from_8_bits",
     "spleeter_examples",
     "to_8_bits",
 ]
 
 # Spleeter's dataset.py and get_validation_dataset, and its defaults for what a JSON does not say.
-MARGIN_S = 0.5
 VALIDATION_S = 12.0
 N_CHUNKS, CHUNK_S = 2, 20.0
 # Spleeter's gain_to_db and spectrogram_to_db_uint.
 SMALLEST = 1e-9
 RANGE_DB = 100.0
 
-_MIX, _DURATION, _SUFFIX = "mix_path", "duration", "_path"
 _DESCRIPTION = "chunks.json"
 _VERSION = 1
 _N_TRIES = 100
@@ -64,19 +54,10 @@ OnNotice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class _Song:
-    """A line of the table: its files, stems first, and where its chunks begin, in seconds, in ascending order."""
-
-    name: str
-    files: Mapping[str, AudioFile]
-    starts_s: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class _Chunk:
     """A chunk: where in a song, and, if it is in the cache, its file and the levels of each row (lowest, highest)."""
 
-    song: _Song
+    song: Song
     start_s: float
     path: Path | None = None
     levels_db: tuple[tuple[float, float], ...] = ()
@@ -156,7 +137,7 @@ class SpleeterExamples:
                 return None
             part = codes[:, :, first : first + n_frames]
             return np.stack([from_8_bits(row, *levels) for row, levels in zip(part, chunk.levels_db, strict=True)])
-        alone = _Song(chunk.song.name, chunk.song.files, (chunk.start_s,))
+        alone = Song(chunk.song.name, chunk.song.files, (chunk.start_s,))
         notices: list[str] = []
         with closing(_decoded(alone, self._config, self._chunk_s, notices)) as decoded:
             samples = next(decoded)
@@ -218,48 +199,23 @@ def spleeter_examples(
     least_s = frames_to_samples(config.n_frames, config.n_fft, config.hop) / config.sample_rate
     if chunk_s < least_s:
         raise DatasetError(f"chunks of {chunk_s:g} s are too short: T = {config.n_frames} frames take {least_s:.2f} s")
-    songs = _songs(config, table, data_root, n_chunks, chunk_s)
+    songs = read_songs(config, table, data_root, n_chunks, chunk_s)
     if cache is None:
         chunks = [_Chunk(song, start_s) for song in songs for start_s in song.starts_s]
         return SpleeterExamples(config, chunks, chunk_s, on_notice)
     make_cache(cache)
-    chunks = []
-    say = on_notice or (lambda text: None)
-
-    def one(song: _Song) -> tuple[list[_Chunk], list[str]]:
-        try:
-            return _cached(song, config, chunk_s, cache)
-        except (AudioError, DatasetError) as error:
-            if unreadable == "skip" and not isinstance(error, FullError):
-                return [], [f"left out: {error}"]
-            raise
-
-    with ThreadPoolExecutor(max(1, n_workers), "unbraid-decode") as pool:
-        try:
-            for i, (song, (found, notices)) in enumerate(zip(songs, pool.map(one, songs), strict=True), 1):
-                chunks += found
-                for notice in notices:
-                    say(f"{song.name}: {notice}")
-                if on_progress is not None:
-                    on_progress(i, len(songs), song.name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    by_song = decode_all(
+        [(song.name, song) for song in songs],
+        lambda song: _cached(song, config, chunk_s, cache),
+        unreadable=unreadable,
+        n_workers=n_workers,
+        on_progress=on_progress,
+        on_notice=on_notice,
+    )
+    chunks = [chunk for found in by_song for chunk in found]
     if not chunks:
         raise DatasetError(f"no chunk of any song of {str(table)!r} can be used; the notes above say why")
     return SpleeterExamples(config, chunks, chunk_s, on_notice)
-
-
-def chunk_starts(duration_s: float, chunk_s: float, n_chunks: int) -> tuple[float, ...]:
-    """Where the chunks of a song of `duration_s` begin, in seconds, in ascending order.
-
-    The only one is central; several are evenly spaced, from 0.5 s on to 0.5 s before the end. In a song that is too
-    short for that, chunks begin where they would lie in a longer one, but not before 0 (Spleeter's compute_segments).
-    """
-    if n_chunks == 1:
-        return (max(duration_s / 2 - chunk_s / 2, 0.0),)
-    room_s = duration_s - chunk_s - 2 * MARGIN_S
-    return tuple(sorted(max(k * room_s / (n_chunks - 1) + MARGIN_S, 0.0) for k in range(n_chunks)))
 
 
 def to_8_bits(magnitudes: FloatArray) -> tuple[Codes, float, float]:
@@ -298,68 +254,8 @@ def _chunks_of(config: SpleeterConfig) -> tuple[int, float]:
     return n_chunks, float(chunk_s)
 
 
-def _songs(config: SpleeterConfig, table: Path, data_root: Path | None, n_chunks: int, chunk_s: float) -> list[_Song]:
-    """The lines of a table, in its order; nothing is decoded but what has no duration."""
-    dataset = load_dataset(table, kind="Spleeter CSV", data_root=data_root)
-    lines = [line for line in csv.reader(StringIO(read_text(table), newline="")) if any(cell.strip() for cell in line)]
-    columns = [cell.strip() for cell in lines[0]]
-    _check_columns(columns, config, table)
-    base = data_root or table.parent
-    tracks = {track.mix.path: track for track in dataset.tracks if track.mix is not None}
-    songs = []
-    for track in dataset.tracks:
-        if track.problem:
-            raise DatasetError(track.problem)
-    for line in lines[1:]:
-        row = dict(zip(columns, (cell.strip() for cell in line), strict=True))
-        track = tracks[base / row[_MIX]]
-        assert track.mix is not None  # else it had a problem
-        files = {stem: track.stems[stem] for stem in config.stems} | {"mix": track.mix}
-        duration_s = _duration_s(row.get(_DURATION), track, table)
-        songs.append(_Song(track.name, files, chunk_starts(duration_s, chunk_s, n_chunks)))
-    return songs
-
-
-def _check_columns(columns: Sequence[str], config: SpleeterConfig, table: Path) -> None:
-    """Refuse a table with other stems than the configuration: a misspelt one would train on something else."""
-    known = [_MIX, *(stem + _SUFFIX for stem in config.stems), _DURATION]
-    for column in columns:
-        if column not in known:
-            near = difflib.get_close_matches(column, known, n=1, cutoff=0)[0]
-            raise DatasetError(
-                f"cannot load {str(table)!r}: unknown column {column!r}; the nearest known one is {near!r} "
-                f"(all: {', '.join(known)})"
-            )
-    if missing := [column for column in known[:-1] if column not in columns]:
-        raise DatasetError(
-            f"cannot load {str(table)!r}: no column {missing[0]!r}, and the configuration's stems are "
-            f"{', '.join(config.stems)}"
-        )
-
-
-def _duration_s(cell: str | None, track: Track, table: Path) -> float:
-    """What the table says, else the length of the mix."""
-    if cell:
-        try:
-            duration_s = float(cell)
-        except ValueError:
-            duration_s = math.nan
-        if not 0 < duration_s < math.inf:
-            raise DatasetError(
-                f"cannot load {str(table)!r}: the duration of {track.name!r} must be a positive number of seconds, "
-                f"got {cell!r}"
-            )
-        return duration_s
-    assert track.mix is not None
-    with open_audio(track.mix.path) as reader:
-        n_samples = reader.info.n_samples
-        if n_samples is None:  # the container does not say
-            n_samples = sum(block.shape[1] for block in reader.blocks())
-        return n_samples / reader.info.sample_rate
-
-
 def _decoded(
-    song: _Song, config: SpleeterConfig, chunk_s: float, notices: list[str]
+    song: Song, config: SpleeterConfig, chunk_s: float, notices: list[str]
 ) -> Generator[FloatArray, None, None]:
     """Decode a song up to its last chunk, and give the chunks [shape=(row, channel, time), float32] in order.
 
@@ -426,7 +322,7 @@ def _first_frame(n_there: int, n_wanted: int, rng: np.random.Generator | None) -
     return (n_there - n_wanted) // 2 if rng is None else int(rng.integers(n_there - n_wanted + 1))
 
 
-def _cached(song: _Song, config: SpleeterConfig, chunk_s: float, cache: Path) -> tuple[list[_Chunk], list[str]]:
+def _cached(song: Song, config: SpleeterConfig, chunk_s: float, cache: Path) -> tuple[list[_Chunk], list[str]]:
     """Open the chunks of a song, or make them."""
     try:
         states = {name: f"{file.path} {file_state(file.path)}" for name, file in song.files.items()}
@@ -434,14 +330,15 @@ def _cached(song: _Song, config: SpleeterConfig, chunk_s: float, cache: Path) ->
         raise DatasetError(f"cannot read '{error.filename}': {error.strerror or error}") from error
     sizes = [config.sample_rate, config.n_fft, config.hop, config.n_frames, config.n_bins, config.n_channels]
     decides = json.dumps([_VERSION, states, sizes, chunk_s, song.starts_s])  # in the order of the rows
-    safe = re.sub(r"[^\w.-]+", "_", song.name)[:60]
-    place = cache / f"{safe}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
     return make_once(
-        place, lambda there: _opened(there, song), lambda made: _write(made, song, config, chunk_s), need=_NEED
+        entry(cache, song.name, decides),
+        lambda there: _opened(there, song),
+        lambda made: _write(made, song, config, chunk_s),
+        need=_NEED,
     )
 
 
-def _opened(place: Path, song: _Song) -> tuple[list[_Chunk], list[str]] | None:
+def _opened(place: Path, song: Song) -> tuple[list[_Chunk], list[str]] | None:
     """The chunks and notices in a folder; None where it is not there, or is damaged."""
     try:
         content = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
@@ -457,7 +354,7 @@ def _opened(place: Path, song: _Song) -> tuple[list[_Chunk], list[str]] | None:
         return None
 
 
-def _write(place: Path, song: _Song, config: SpleeterConfig, chunk_s: float) -> None:
+def _write(place: Path, song: Song, config: SpleeterConfig, chunk_s: float) -> None:
     """Write the chunks of a song into a folder."""
     notices: list[str] = []
     described: list[dict[str, Any]] = []

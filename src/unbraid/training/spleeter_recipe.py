@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from unbraid.training.recipe import (
     load_recipe,
 )
 
-__all__ = ["spleeter_recipe", "table_of"]
+__all__ = ["SpleeterJson", "read_spleeter_json", "spleeter_recipe"]
 
 _LOSSES = {"L1_mask": "magnitude_l1", "weighted_L1_mask": "magnitude_l1_weighted"}
 _DEPARTURES = (
@@ -28,6 +28,35 @@ _DEPARTURES = (
     "validation is the SDR of the middle 12 s of the songs of validation_csv, and decides which weights are kept",
     "batch normalisation is live; --set network.batch_norm=frozen for Spleeter's, whose statistics never move",
 )
+
+
+@dataclass(frozen=True)
+class SpleeterJson:
+    """What Spleeter's JSON of a training says of its data.
+
+    train_csv, validation_csv : the tables
+    training_cache : where spectrograms of chunks are kept in 8 bits; None for no cache: they are exact, and slow
+    """
+
+    config: SpleeterConfig
+    train_csv: Path
+    validation_csv: Path
+    training_cache: Path | None
+
+
+def read_spleeter_json(path: Path) -> SpleeterJson:
+    """Read a JSON and find its tables: relative to the working directory, as Spleeter has it, else beside the JSON.
+
+    Raises ModelError for an unusable JSON, UsageError for a table that is not there.
+    """
+    config = SpleeterConfig.from_json(path)
+    named = config.training.get("training_cache")
+    return SpleeterJson(
+        config,
+        _table_of(config, "train_csv", path),
+        _table_of(config, "validation_csv", path),
+        Path(named) if isinstance(named, str) and named else None,
+    )
 
 
 def spleeter_recipe(config: SpleeterConfig, name: str) -> Recipe:
@@ -58,8 +87,7 @@ def spleeter_recipe(config: SpleeterConfig, name: str) -> Recipe:
     )
 
 
-def table_of(config: SpleeterConfig, key: str, json_path: Path) -> Path:
-    """Path of a table that the JSON names: from the working directory, as Spleeter has it, else beside the JSON."""
+def _table_of(config: SpleeterConfig, key: str, json_path: Path) -> Path:
     name = config.training.get(key)
     if not isinstance(name, str) or not name:
         raise UsageError(f"cannot train by '{json_path}': it has no {key}")

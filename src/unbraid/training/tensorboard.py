@@ -13,8 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from unbraid.datatypes import FloatArray
 from unbraid.dsp.stft import stft
 from unbraid.training.data import Span
-from unbraid.training.loop import Progress, Watcher
+from unbraid.training.loop import Watcher
 from unbraid.training.networks import Trainable
+from unbraid.training.state import Progress
 from unbraid.training.validation import separate_span
 
 __all__ = ["TensorBoard"]

@@ -20,9 +20,10 @@ from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.training.averages import Average
 from unbraid.training.checkpoint import read_checkpoint
 from unbraid.training.data import Span
-from unbraid.training.loop import Limits, Progress, Watcher, fit
+from unbraid.training.loop import Limits, Watcher, fit
 from unbraid.training.networks import Trainable, initialise, make_trainable
 from unbraid.training.recipe import AverageConfig, LossConfig, NetworkConfig, OptimizerConfig, Recipe, ScheduleConfig
+from unbraid.training.state import Progress
 from unbraid.training.validation import separate_span, validation_scores
 
 RATE = 8000

@@ -18,7 +18,8 @@ from unbraid.errors import AudioError, DatasetError
 from unbraid.models.spleeter.config import SpleeterConfig
 from unbraid.training import spleeter_data
 from unbraid.training.examples import batches
-from unbraid.training.spleeter_data import SpleeterExamples, chunk_starts, from_8_bits, spleeter_examples, to_8_bits
+from unbraid.training.spleeter_data import SpleeterExamples, from_8_bits, spleeter_examples, to_8_bits
+from unbraid.training.spleeter_table import chunk_starts
 
 RATE, N_FFT, HOP, T, F = 8000, 512, 128, 64, 128
 STEMS = ("vocals", "drums")
