@@ -1,4 +1,8 @@
-"""Every recipe can learn: at the size of a toy, it learns one song of 12 seconds by heart."""
+"""Every recipe can learn: at the size of a toy, it learns one song of 12 seconds by heart.
+
+The song is one whose stems can be had by masks: of most synthetic songs, true ratio masks at this resolution give 13 to
+16 dB over the mix, and no network of masks can give more; of this one 17 with four stems and 19 with two.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +68,7 @@ class Track:
 
 def the_song(stems: tuple[str, ...], normalised: bool) -> Span:
     """The stems of a song, the piano's being half of the keyboards, and the accompaniment all but the voice."""
-    song: dict[str, FloatArray] = dict(synthesize_song(12.0, seed=4, sample_rate=RATE))
+    song: dict[str, FloatArray] = dict(synthesize_song(12.0, seed=22, sample_rate=RATE))
     song["piano"] = np.stack([song["other"][0], np.zeros_like(song["other"][0])])
     if "piano" in stems:
         song["other"] = song["other"] - song["piano"]
