@@ -1,11 +1,7 @@
 """Outputs that cannot be written, by real faults of the system: no room, no right, a limit."""
 
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,24 +36,6 @@ def test_a_file_that_may_not_grow_is_one_line(codec: str, quick: Runner, tmp_pat
     check(outcome, "File too large", tmp_path / "out")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and os.geteuid() == 0
-    done = (
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)], capture_output=True, check=False
-        )
-        if mounted
-        else None
-    )
-    if done is None or done.returncode:
-        pytest.skip("mounting a small disk takes root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 def test_a_full_disk_is_one_line_and_room_again(small_disk: Path, quick: Runner, tmp_path: Path) -> None:
     song = write_wav(tmp_path / "song.wav", music(150_000))
     short = write_wav(tmp_path / "short.wav", music(500))
@@ -70,16 +48,9 @@ def test_a_full_disk_is_one_line_and_room_again(small_disk: Path, quick: Runner,
     assert len(files) == 4
 
 
-def without_privileges() -> list[str]:
-    """How to run a command that file modes apply to, also for root."""
-    if os.geteuid() != 0:
-        return []
-    if shutil.which("setpriv") is None:
-        pytest.skip("root may do anything, and there is no setpriv to stop it")
-    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-
-
-def test_what_may_not_be_read_or_written_is_one_line_each(model_folder: Path, tmp_path: Path) -> None:
+def test_what_may_not_be_read_or_written_is_one_line_each(
+    model_folder: Path, unprivileged: list[str], tmp_path: Path
+) -> None:
     secret = write_wav(tmp_path / "secret.wav", music(500))
     closed, good = tmp_path / "closed", write_wav(tmp_path / "good.wav", music(500))
     closed.mkdir()
@@ -89,7 +60,7 @@ def test_what_may_not_be_read_or_written_is_one_line_each(model_folder: Path, tm
     secret.chmod(0)
     closed.chmod(0)
     locked.chmod(0o500)
-    program = [*without_privileges(), *QUICK]
+    program = [*unprivileged, *QUICK]
     outcome = command(
         ["separate", "-m", model_folder, secret, closed, other, good, "-o", tmp_path / "out"], program=program
     )

@@ -70,9 +70,6 @@ def run(given: Run) -> int:
     """Train; returns the exit code."""
     spleeter = None if given.params is None else read_spleeter_json(given.params)
     recipe = _recipe(given, spleeter)
-    if given.stems:
-        names = tuple(name.strip() for name in given.stems.split(",") if name.strip())
-        recipe = replace(recipe, data=replace(recipe.data, stems=names))
     if given.minutes is not None and not given.minutes > 0:
         raise UsageError(f"--minutes must be more than 0, got {given.minutes}")
     limits = Limits(steps=given.steps, seconds=None if given.minutes is None else 60 * given.minutes)
@@ -82,7 +79,6 @@ def run(given: Run) -> int:
         folder=given.output_path,
         kind=given.kind,
         data_root=given.data_root,
-        start=given.start,
         spleeter=spleeter,
         cache=given.cache,
         missing=given.missing,
@@ -124,10 +120,17 @@ def _recipe(given: Run, spleeter: SpleeterJson | None) -> Recipe:
     """The recipe that was asked for, with its changes."""
     changes = given.change or ()
     if given.params is None or spleeter is None:
-        return load_recipe(given.recipe or "small", changes)
-    if given.recipe is not None:
+        recipe = load_recipe(given.recipe or "small", changes)
+    elif given.recipe is not None:
         raise UsageError("-p is a recipe of Spleeter's form; leave out -r")
-    return change_recipe(spleeter_recipe(spleeter.config, given.params.stem), changes)
+    else:
+        recipe = change_recipe(spleeter_recipe(spleeter.config, given.params.stem), changes)
+    if given.start:
+        recipe = replace(recipe, network=replace(recipe.network, start=given.start))
+    if given.stems:
+        names = tuple(name.strip() for name in given.stems.split(",") if name.strip())
+        recipe = replace(recipe, data=replace(recipe.data, stems=names))
+    return recipe
 
 
 class _Stop:

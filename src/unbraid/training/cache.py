@@ -172,9 +172,11 @@ def decode_all(
             made, notices = do(item)
             return [made], notices
         except (AudioError, DatasetError) as error:
-            if unreadable == "skip" and not isinstance(error, CacheError):
+            if isinstance(error, CacheError):
+                raise
+            if unreadable == "skip":
                 return [], [f"left out: {error}"]
-            raise
+            raise type(error)(f"{error}; --unreadable skip would leave it out") from error
 
     done: list[Made] = []
     with ThreadPoolExecutor(max(1, n_workers), "unbraid-decode") as pool:
@@ -221,7 +223,7 @@ def _cached(
     absent = [stem for stem in wanted if stem not in track.stems]
     if (track.problem or absent) and missing != "silent":
         what = track.problem or f"cannot use the track {track.name!r}: it has no {absent[0]}"
-        raise DatasetError(f"{what} (or use --missing silent)")
+        raise DatasetError(f"{what}; --missing silent would take silence for it")
     files = {stem: track.stems[stem] for stem in stems if stem in track.stems}
     if not files:
         raise DatasetError(f"cannot use the track {track.name!r}: none of its stems is there")

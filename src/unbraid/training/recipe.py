@@ -47,6 +47,7 @@ class NetworkConfig:
 
     family : "spleeter", "demucs", "hdemucs", "htdemucs" or "openunmix"
     config : as a model.toml has it, but for the stems
+    start : a model to begin with, by name or folder, whose family and config are taken; none for random weights
     rescale : reference deviation for the weights before training (demucs-2019, section 3); 0 for none
     batch_norm : "live", or "frozen", whose statistics do not move
     freeze : patterns of names of parameters that do not learn
@@ -54,6 +55,7 @@ class NetworkConfig:
 
     family: str = "spleeter"
     config: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
     rescale: float = 0.0
     batch_norm: str = "live"
     freeze: tuple[str, ...] = ()
@@ -242,11 +244,12 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], ignore: Sequence[str] = ()) -> list[str]:
     """Say where two `settings` differ, a phrase for each key."""
     keys = sorted({*before, *now} - set(ignore))
-    return [
-        f"{key} was {before.get(key, 'not set')} and is {now.get(key, 'not set')}"
-        for key in keys
-        if before.get(key) != now.get(key)
-    ]
+    pairs = [(key, before.get(key), now.get(key)) for key in keys]
+    return [f"{key} was {_shown(old)} and is {_shown(new)}" for key, old, new in pairs if old != new]
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value in (None, "", []) else str(value)
 
 
 def _flat(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -62,7 +62,6 @@ class Job:
     recipe : how
     data, kind, data_root : the dataset, as `load_dataset` takes it
     folder : where everything goes
-    start : a model to begin with, by name or folder; None for random weights
     spleeter : the data of a Spleeter JSON, whose paths are relative to `data`
     cache : where the decoded dataset goes; None for a folder of this training's own
     missing : what to do about a stem's missing file, "error" or "silent"
@@ -76,7 +75,6 @@ class Job:
     folder: Path
     kind: str | None = None
     data_root: Path | None = None
-    start: str | None = None
     spleeter: SpleeterJson | None = None
     cache: Path | None = None
     missing: str = "error"
@@ -133,7 +131,7 @@ def run(job: Job, watch: Callable[[str, Trainable, Material, int], Watcher], wat
     UnbraidError : the data, the recipe, the model to begin with, or the machine will not do
     """
     recipe = job.recipe
-    begin = None if job.start is None else _start(job.start)
+    begin = _start(recipe.network.start) if recipe.network.start else None
     if job.spleeter is None:
         dataset = load_dataset(job.data, kind=job.kind, data_root=job.data_root)
     else:
