@@ -44,6 +44,17 @@ class _Layer(nn.Module):
             self.norm = nn.BatchNorm2d(n_normalised, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
 
 
+def _begin_as_spleeter(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Random weights as Spleeter's: Keras' he_uniform, up to sqrt(6 / fan-in), and biases of zero.
+
+    The fan-in of a transposed convolution is that of its kernel's last axis but one in Keras, the outputs; so it is in
+    torch.
+    """
+    nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+
+
 class UNet(nn.Module):
     """The network of one stem, up to the logit of its mask.
 
@@ -68,6 +79,9 @@ class UNet(nn.Module):
             for n_in, n_out in zip(n_ins, ups, strict=True)
         )
         self.mask = nn.Conv2d(1, config.n_channels, 4, dilation=2, padding=3)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                _begin_as_spleeter(module)
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Estimate the logit of a stem's mask.

@@ -135,6 +135,19 @@ def test_unet_equals_the_sums_written_out(name):
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+def test_a_network_begins_with_weights_as_uniform_as_spleeters():
+    """Keras' he_uniform: between ± sqrt(6 / fan-in); of the kernels' ends, one of a thousand weights comes near."""
+    network = make_module(SpleeterConfig(STEMS[:1]))
+    fan_ins = {f"encoder.{i}": 25 * n for i, n in enumerate((2, 16, 32, 64, 128, 256))}
+    fan_ins |= {f"decoder.{i}": 25 * n for i, n in enumerate((256, 128, 64, 32, 16, 1))}  # of the outputs, in Keras
+    for name, fan_in in fan_ins.items():
+        conv = network.get_submodule(f"stems.0.{name}.conv").requires_grad_(False)
+        bound = (6 / fan_in) ** 0.5
+        assert 0.95 * bound < conv.weight.abs().max() <= bound
+        assert conv.weight.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+        assert not conv.bias.any()
+
+
 def test_official_shapes_have_the_official_number_of_parameters():
     # Spleeter's 2-stem checkpoint has 9,826,759 numbers a stem, of which the unused normalisation at the bottom of the
     # U (4 x 512) is none of ours.
