@@ -181,12 +181,14 @@ def test_killed_at_random_it_ends_with_the_same_bits(
 def test_two_processes_are_one_with_twice_the_batch(songs: Path, recipe: Path, tmp_path: Path) -> None:
     shared = ["-d", songs, "-r", recipe, "--device", "cpu", "--set", "schedule.max_steps=10"]
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517")
-    two = train(*shared, "-o", tmp_path / "two", program=(*torchrun, "-m", "unbraid"))
-    assert two.code == 0, two.err
+    started = train(*shared, "-o", tmp_path / "started", program=(*torchrun, "-m", "unbraid"))
+    alone = train(*shared, "-o", tmp_path / "alone", "--devices", "2")
     one = train(*shared, "-o", tmp_path / "one", "--set", "data.batch_size=8")
     assert one.code == 0, one.err
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
-    assert two.out.count("model: ") == 1  # one of them speaks
+    for name, two in (("started", started), ("alone", alone)):
+        assert two.code == 0, two.err
+        assert two.out.count("model: ") == 1  # one of them speaks
+        np.testing.assert_allclose(losses(tmp_path / name), losses(tmp_path / "one"), rtol=1e-4)
 
 
 def test_fine_tuning_with_no_rate_changes_nothing(

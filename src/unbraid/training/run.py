@@ -287,16 +287,17 @@ def _chunks(job: Job, spleeter: SpleeterJson, watcher: Watcher) -> Drawable:
 
 
 def _fabric(job: Job) -> Fabric:
-    """One process, or what torchrun or `fabric run` started."""
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    n_devices = local if world > 1 else job.n_devices
-    many = world > 1 or n_devices > 1
+    """One process, or several: those that torchrun or `fabric run` started, else as many as are wanted."""
+    # Set by torchrun alone: WORLD_SIZE is also set by Fabric itself, for the processes that it starts.
+    local = os.environ.get("LOCAL_WORLD_SIZE")
+    n_devices = job.n_devices if local is None else int(local)
+    n_nodes = 1 if local is None else max(1, int(os.environ.get("WORLD_SIZE", local)) // n_devices)
     try:
         fabric = Fabric(
-            accelerator={"cuda": "cuda", "mps": "mps", "cpu": "cpu"}.get(job.device, "auto"),
+            accelerator=job.device,
             devices=n_devices,
-            num_nodes=max(1, world // local),
-            strategy="ddp" if many else "auto",
+            num_nodes=n_nodes,
+            strategy="ddp" if n_devices * n_nodes > 1 else "auto",
             precision=job.recipe.precision,  # type: ignore[arg-type]
         )
         fabric.launch()
