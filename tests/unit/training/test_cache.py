@@ -132,7 +132,7 @@ def test_stems_may_differ_by_a_tenth_of_a_second_in_length(tmp_path: Path) -> No
 
 def test_a_missing_stem_is_an_error_or_silence(tmp_path: Path) -> None:
     track = track_of(tmp_path, vocals=stereo(1))
-    with pytest.raises(DatasetError, match=r"'song': it has no drums .*--missing silent"):
+    with pytest.raises(DatasetError, match=r"'song': it has no drums; --missing silent"):
         decode(track, tmp_path / "cache")
     notices: list[str] = []
     (found,) = decode(track, tmp_path / "cache", missing="silent", on_notice=notices.append)
