@@ -1,6 +1,7 @@
-"""museval's BSSEval, without the rest of museval, whose import looks for the ffmpeg program."""
+"""museval, and its BSSEval alone, also where the ffmpeg program is missing, which its import looks for."""
 
 import importlib.util
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-__all__ = ["museval_bss_eval"]
+__all__ = ["import_museval", "museval_bss_eval"]
 
 
 def museval_bss_eval(
@@ -31,6 +32,17 @@ def museval_bss_eval(
         filters_len=n_taps,
     )
     return np.stack(scores)
+
+
+def import_museval() -> Any:
+    """The whole of museval, for what decodes nothing; skips without it.
+
+    Its import only looks whether there are programs of these names; where there are none, it is shown something else.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
+            patch.setattr(shutil, "which", lambda name: f"(no {name})")
+        return pytest.importorskip("museval", reason="museval is not installed")
 
 
 @cache

@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from museval_metrics import import_museval
 from unbraid.evaluation.aggregate import ALL, AVERAGE, Aggregation, averaged_stems, summarise, tabulate
 from unbraid.evaluation.compare import compare
 from unbraid.evaluation.published import PublishedRow, published_rows
@@ -104,7 +105,7 @@ def test_fifty_tracks_tell_a_network_from_another() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_museval_aggregates_them_alike(system: str) -> None:
-    museval = pytest.importorskip("museval", reason="museval is not installed", exc_type=ImportError)
+    museval = import_museval()
     tracks = read_scores(SISEC / system)[:12]  # museval takes its time
     found = summarise(tabulate(tracks), Aggregation(n_resamples=100))
     store = museval.EvalStore()

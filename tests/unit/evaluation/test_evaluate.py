@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from museval_metrics import museval_bss_eval
+from museval_metrics import import_museval, museval_bss_eval
 from song_makers import write_wav
 from unbraid.audio.resample import resample
 from unbraid.datasets.tracks import Track, load_dataset
@@ -224,7 +224,7 @@ FOUR = ("drums", "bass", "other", "vocals")
 def test_a_track_is_scored_as_by_museval_and_so_are_many(
     tmp_path: Path, stems: tuple[str, ...], mode: str, extra: int
 ) -> None:
-    museval = pytest.importorskip("museval", reason="museval is not installed", exc_type=ImportError)
+    museval = import_museval()
     scores, store = [], museval.EvalStore()
     for seed in range(2 if stems == STEMS else 1):
         true = noises(STEMS, seed=seed, n=3 * RATE)
