@@ -17,6 +17,7 @@ from unbraid.cli.evaluate import evaluate
 from unbraid.cli.models import models
 from unbraid.cli.render import one_line
 from unbraid.cli.separate import separate
+from unbraid.cli.synthesize import synthesize
 from unbraid.cli.train import train
 from unbraid.errors import UnbraidError
 
@@ -34,6 +35,7 @@ app.command(no_args_is_help=True)(separate)
 app.command()(demo)
 app.command()(doctor)
 app.command(no_args_is_help=True)(train)
+app.command()(synthesize)
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(models, name="models")
 

@@ -1,0 +1,1 @@
+"""Songs made up by rule: composed, played by synthesisers or recorded instruments, sung, and mixed."""
