@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ from unbraid.weights.part import locked
 __all__ = ["CacheError", "CachedTrack", "cache_tracks", "decode_all", "entry", "make_cache", "make_once"]
 
 _SAMPLES, _DESCRIPTION = "samples.npy", "track.json"
-_VERSION = 1
+_VERSION = 2
 _FULL_SCALE = 1 << 15
 _BLOCK = 1 << 16
 _CLIPPED = 0.9999  # of full scale: as loud as 16 bits get
@@ -54,6 +55,7 @@ class CachedTrack:
     rows : the stems
     std : of the mean over the channels of their sum
     silent : stems that never sound
+    levels_db : of each row, RMS in dB of full scale over the parts in which it sounds; -inf where it never does
     notices : what was done to it, or is wrong with it
     """
 
@@ -65,6 +67,7 @@ class CachedTrack:
     sample_rate: int
     std: float
     silent: tuple[str, ...]
+    levels_db: tuple[float, ...]
     notices: tuple[str, ...]
 
     @cached_property
@@ -87,7 +90,16 @@ class CachedTrack:
 
     def read(self, start: int, stop: int) -> FloatArray:
         """Samples [shape=(row, channel, stop - start), float32], all of them within the track."""
-        part = self._samples[..., start:stop]
+        return self._scaled(self._samples[..., start:stop])
+
+    def mixed(self, rows: Sequence[int], start: int, stop: int) -> FloatArray:
+        """The sum of some rows [shape=(channel, stop - start), float32]; nothing else is read."""
+        samples = self._scaled(self._samples[rows[0], :, start:stop])
+        for row in rows[1:]:
+            samples += self._scaled(self._samples[row, :, start:stop])
+        return samples
+
+    def _scaled(self, part: NDArray[Any]) -> FloatArray:
         scale = np.float32(1 if part.dtype == np.float32 else 1 / _FULL_SCALE)
         samples: FloatArray = np.multiply(part, scale, dtype=np.float32)
         return samples
@@ -342,6 +354,7 @@ def _decode(
             )
         spool = stack.enter_context(Spool(place, len(files) * n_channels))
         is_16_bit, peaks, sum_, square = True, np.zeros(len(files)), 0.0, 0.0
+        powers: list[NDArray[np.float64]] = []
         n_given = max(widest, n_channels)
         for block in aligned_blocks(readers, files, sample_rate=sample_rate, n_channels=n_given, notices=notices):
             if n_given > n_channels:
@@ -349,6 +362,7 @@ def _decode(
             mono = block.sum(axis=0).mean(axis=0, dtype=np.float64)
             sum_, square = sum_ + float(mono.sum()), square + float(np.square(mono).sum())
             peaks = np.maximum(peaks, np.abs(block).max(axis=(1, 2), initial=0.0))
+            powers.append(np.square(block, dtype=np.float64).mean(axis=(1, 2)))
             steps = block * np.float32(_FULL_SCALE)
             is_16_bit = is_16_bit and bool((steps == np.rint(steps)).all() and np.abs(steps + 0.5).max() <= _FULL_SCALE)
             spool.append(block.reshape(-1, block.shape[-1]))
@@ -359,6 +373,7 @@ def _decode(
             notices.append("mixed to one channel")
         _write_rows(place / _SAMPLES, spool, [rows.index(name) for name in files], len(rows), n_channels, is_16_bit)
     loudest = dict(zip(files, peaks, strict=True))
+    levels = dict(zip(files, _levels_db(np.array(powers)), strict=True))
     notices += [f"{stem} is silent throughout" for stem, peak in loudest.items() if peak == 0]
     notices += [f"{stem} reaches full scale: it may be clipped" for stem, peak in loudest.items() if peak >= _CLIPPED]
     content = CachedTrack(
@@ -370,11 +385,24 @@ def _decode(
         sample_rate=sample_rate,
         std=float(np.sqrt(max(0.0, square / n - (sum_ / n) ** 2))),
         silent=tuple(stem for stem in rows if not loudest.get(stem)),
+        levels_db=tuple(levels.get(stem, -math.inf) for stem in rows),
         notices=tuple(notices),
     )
     described = asdict(content) | {"size": (place / _SAMPLES).stat().st_size}
     del described["folder"]
     (place / _DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")
+
+
+def _levels_db(powers: NDArray[np.float64]) -> list[float]:
+    """Level of each row over its blocks that sound: those of at least a hundredth of the loudest's power.
+
+    powers : of each block and row [shape=(block, row)]
+    """
+    levels = []
+    for row in powers.T:
+        sounding = row[row >= 0.01 * row.max()]
+        levels.append(float(10 * np.log10(sounding.mean())) if row.max() > 0 else -math.inf)
+    return levels
 
 
 def _write_rows(path: Path, spool: Spool, places: Sequence[int], n_rows: int, n_channels: int, is_16_bit: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,14 +54,44 @@ class Span:
 
     def read(self, start: int, stop: int) -> FloatArray:
         """Samples [shape=(row, channel, stop - start), float32], counted from the part's beginning."""
-        first, last = min(max(start, 0), self.n_samples), min(max(stop, 0), self.n_samples)
+        first, last = self._inside(start, stop)
         samples = self.track.read(self.start + first, self.start + last) * np.float32(self.gain)
         if self.rows is not None:
             samples = np.stack([samples[list(row)].sum(axis=0) for row in self.rows])
-        if (first, last) == (start, stop):
-            return samples
-        n_before = first - start if last > first else 0
-        return np.pad(samples, ((0, 0), (0, 0), (n_before, stop - start - n_before - (last - first))))
+        return _surrounded(samples, first - start if last > first else 0, stop - start)
+
+    def read_row(self, row: int, start: int, stop: int) -> FloatArray:
+        """One row of that [shape=(channel, stop - start)], without reading the others."""
+        first, last = self._inside(start, stop)
+        samples = self.track.mixed(self._parts(row), self.start + first, self.start + last) * np.float32(self.gain)
+        return _surrounded(samples, first - start if last > first else 0, stop - start)
+
+    @property
+    def n_rows(self) -> int:
+        """Of what is read."""
+        return len(self.track.rows if self.rows is None else self.rows)
+
+    def level_db(self, row: int) -> float:
+        """Of a row while it sounds, RMS in dB of full scale; -inf where it never does."""
+        powers = [10 ** (self.track.levels_db[part] / 10) for part in self._parts(row)]
+        total = sum(powers) * self.gain**2
+        return 10 * math.log10(total) if total > 0 else -math.inf
+
+    def _inside(self, start: int, stop: int) -> tuple[int, int]:
+        """What lies inside the part."""
+        first = min(max(start, 0), self.n_samples)
+        return first, max(first, min(stop, self.n_samples))
+
+    def _parts(self, row: int) -> tuple[int, ...]:
+        return (row,) if self.rows is None else self.rows[row]
+
+
+def _surrounded(samples: FloatArray, n_before: int, n_all: int) -> FloatArray:
+    """With so many zeros before, and as many behind as make it so long."""
+    n_after = n_all - n_before - samples.shape[-1]
+    if not n_before and not n_after:
+        return samples
+    return np.pad(samples, (*((0, 0),) * (samples.ndim - 1), (n_before, n_after)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from unbraid.datatypes import FloatArray
 
-__all__ = ["Drawable", "Examples", "Transform", "batches"]
+__all__ = ["Drawable", "Examples", "Readable", "Transform", "batches"]
 
 Transform = Callable[[FloatArray, list[np.random.Generator]], FloatArray]
 
@@ -35,20 +35,24 @@ class Drawable(Protocol):
 
 
 class Examples:
-    """Draws parts of tracks: each possible part is as likely as any other."""
+    """Draws parts of tracks: each possible part is as likely as any other, but for the weights of their tracks."""
 
-    def __init__(self, tracks: Sequence[Readable]) -> None:
+    def __init__(self, tracks: Sequence[Readable], weights: Sequence[float] | None = None) -> None:
         self._tracks = tracks
         self._lengths = np.array([track.n_samples for track in tracks])
+        self._weights = np.ones(len(tracks)) if weights is None else np.array(weights)
 
     def draw(self, rng: np.random.Generator, n_samples: int) -> FloatArray:
         """Draw a part [shape=(row, channel, n_samples), float32]; a shorter track is followed by silence."""
-        n_starts = np.maximum(self._lengths - n_samples, 0) + 1
-        start = int(rng.integers(n_starts.sum()))
-        ends = np.cumsum(n_starts)
-        index = int(np.searchsorted(ends, start, side="right"))
-        start -= int(ends[index] - n_starts[index])
+        index, start = self.place(rng, n_samples)
         return self._tracks[index].read(start, start + n_samples)
+
+    def place(self, rng: np.random.Generator, n_samples: int) -> tuple[int, int]:
+        """Draw the number of a track, and where in it a part begins."""
+        n_starts = np.maximum(self._lengths - n_samples, 0) + 1
+        ends = np.cumsum(n_starts * self._weights)
+        index = min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(ends) - 1)
+        return index, int(rng.integers(n_starts[index]))
 
 
 def batches(

@@ -20,13 +20,16 @@ __all__ = ["LossConfig", "stem_losses", "weigh"]
 _POWER_FLOOR = 1e-7
 # Added to energies in the SI-SDR, so that silence gives a number: that of the evaluation's uSDR.
 _DELTA = 1e-7
+# Energy of a stem's error, relative to the mix, under which it hardly matters.
+_LEAST_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """What a training makes small.
 
-    kind : of waveforms "l1", "mse", "stft" (see `n_ffts`), "l1+stft" (their sum) or "si_sdr"; of magnitudes
+    kind : of waveforms "l1", "mse", "stft" (see `n_ffts`), "l1+stft" (their sum), "si_sdr" or "log_error" (the
+        logarithm of the error's energy, with an L1 distance); of magnitudes
         "magnitude_l1" (Spleeter), "magnitude_l1_weighted" (Spleeter's `weighted_L1_mask`) or "magnitude_mse"
         (Open-Unmix)
     weights : of stems, by name; 1 where none is given
@@ -183,6 +186,18 @@ def _negative_si_sdr(estimates: Tensor, truths: Tensor, config: LossConfig) -> T
     return decibels.mean(0)
 
 
+def _logarithmic(estimates: Tensor, truths: Tensor, config: LossConfig) -> Tensor:
+    """What SDR counts: log10(‖ŝ − s‖² / ‖Σs‖² + 1e-3), and to it the distance ‖ŝ − s‖₁ / ‖Σs‖₁, of each example.
+
+    Relative to the mix, so that a soft example counts as much as a loud one, and silence is to be silent; the floor
+    lets go of stems that are 30 dB better than the mix.
+    """
+    mix = truths.sum(dim=1)
+    error, distance = (estimates - truths).square().sum(dim=(2, 3)), (estimates - truths).abs().sum(dim=(2, 3))
+    energy, size = mix.square().sum(dim=(1, 2))[:, None] + _DELTA, mix.abs().sum(dim=(1, 2))[:, None] + _DELTA
+    return ((error / energy + _LEAST_ERROR).log10() + distance / size).mean(0)
+
+
 _KINDS: Final[Mapping[str, Callable[[Tensor, Tensor, LossConfig], Tensor]]] = MappingProxyType(
     {
         "l1": _absolute,
@@ -190,6 +205,7 @@ _KINDS: Final[Mapping[str, Callable[[Tensor, Tensor, LossConfig], Tensor]]] = Ma
         "stft": _spectral,
         "l1+stft": _absolute_and_spectral,
         "si_sdr": _negative_si_sdr,
+        "log_error": _logarithmic,
         "magnitude_l1": _absolute,
         "magnitude_l1_weighted": _weighted_absolute,
         "magnitude_mse": _squared,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from unbraid.errors import UsageError
 from unbraid.training.augment import AugmentConfig
 from unbraid.training.losses import LossConfig
+from unbraid.training.remix import RemixConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -159,6 +160,7 @@ class Recipe:
     per_stem: bool = False
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    remix: RemixConfig = field(default_factory=RemixConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

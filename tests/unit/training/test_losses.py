@@ -152,6 +152,30 @@ def test_si_sdr_does_not_know_scale_and_is_in_decibels() -> None:
     assert stem_losses(truth + 0.1 * truth.flip(-1), truth, config).item() == pytest.approx(-20, abs=1e-5)
 
 
+def test_the_logarithm_of_the_error_is_relative_to_the_mix() -> None:
+    estimates, truths = pair("l1")
+    config = config_of("log_error")
+    expected = np.zeros(3)
+    for example, truth in zip(estimates.numpy(), truths.numpy(), strict=True):
+        mix = truth.sum(axis=0)
+        for i in range(3):
+            error = example[i] - truth[i]
+            expected[i] += np.log10((error**2).sum() / (mix**2).sum() + 1e-3) + np.abs(error).sum() / np.abs(mix).sum()
+    found = stem_losses(estimates, truths, config)
+    np.testing.assert_allclose(found, expected / 2, rtol=1e-8)
+    np.testing.assert_allclose(stem_losses(7 * estimates, 7 * truths, config), found, rtol=1e-8)
+    np.testing.assert_allclose(stem_losses(truths, truths, config), -3)  # the floor
+    estimates = estimates[:1, :, :, :20].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: stem_losses(x, truths[:1, :, :, :20], config), estimates)
+
+
+def test_silence_as_a_whole_has_a_finite_logarithm() -> None:
+    silence = torch.zeros(1, 3, 2, 50, requires_grad=True)
+    losses = stem_losses(silence, torch.zeros(1, 3, 2, 50), config_of("log_error"))
+    losses.sum().backward()
+    assert torch.isfinite(losses).all() and silence.grad is not None and torch.isfinite(silence.grad).all()
+
+
 def test_a_loss_of_halves_is_computed_in_float32() -> None:
     estimates, truths = pair("mse", dtype=torch.float32)
     estimates, truths = (1e-4 * x for x in (estimates, truths))  # their squares are no numbers of half precision
