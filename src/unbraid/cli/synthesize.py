@@ -43,11 +43,9 @@ def synthesize(
     from unbraid.datasets.synthesis.library import Order, make_songs
 
     names = tuple(name.strip() for name in exclude.split(",") if name.strip())
-    order = Order(
-        folder, songs, seconds=seconds, seed=seed, bank=bank, voices=voices, exclude=names, piano=piano
-    )  # fmt: skip
-    begun, first = time.monotonic(), None
-    said = begun
+    order = Order(folder, songs, seconds, seed, bank=bank, voices=voices, exclude=names, piano=piano)
+    begun = said = time.monotonic()
+    first = None
 
     def on_progress(n_done: int, n_all: int) -> None:
         nonlocal first, said

@@ -35,24 +35,20 @@ class Drawable(Protocol):
 
 
 class Examples:
-    """Draws parts of tracks: each possible part is as likely as any other, but for the weights of their tracks."""
+    """Draws parts of tracks: each possible part is as likely as any other."""
 
-    def __init__(self, tracks: Sequence[Readable], weights: Sequence[float] | None = None) -> None:
+    def __init__(self, tracks: Sequence[Readable]) -> None:
         self._tracks = tracks
         self._lengths = np.array([track.n_samples for track in tracks])
-        self._weights = np.ones(len(tracks)) if weights is None else np.array(weights)
 
     def draw(self, rng: np.random.Generator, n_samples: int) -> FloatArray:
         """Draw a part [shape=(row, channel, n_samples), float32]; a shorter track is followed by silence."""
-        index, start = self.place(rng, n_samples)
-        return self._tracks[index].read(start, start + n_samples)
-
-    def place(self, rng: np.random.Generator, n_samples: int) -> tuple[int, int]:
-        """Draw the number of a track, and where in it a part begins."""
         n_starts = np.maximum(self._lengths - n_samples, 0) + 1
-        ends = np.cumsum(n_starts * self._weights)
-        index = min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(ends) - 1)
-        return index, int(rng.integers(n_starts[index]))
+        start = int(rng.integers(n_starts.sum()))
+        ends = np.cumsum(n_starts)
+        index = int(np.searchsorted(ends, start, side="right"))
+        start -= int(ends[index] - n_starts[index])
+        return self._tracks[index].read(start, start + n_samples)
 
 
 def batches(

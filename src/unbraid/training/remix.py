@@ -12,7 +12,7 @@ import numpy as np
 
 from unbraid.datatypes import FloatArray
 from unbraid.errors import UsageError
-from unbraid.training.examples import Examples, Readable
+from unbraid.training.examples import Readable
 
 __all__ = ["RemixConfig", "Remixes"]
 
@@ -76,17 +76,32 @@ class _Song(Readable, Protocol):
         """Of a stem while it sounds, RMS in dB of full scale; -inf where it never does."""
 
 
+class _Draw:
+    """Draws places in songs: each as likely as any other, but for the weights of their songs."""
+
+    def __init__(self, spans: Sequence[_Song], config: RemixConfig) -> None:
+        self.spans = spans
+        self._lengths = np.array([span.n_samples for span in spans])
+        self._weights = np.array([config.weight(span.name) for span in spans])
+
+    def __call__(self, rng: np.random.Generator, n_samples: int) -> tuple[_Song, int]:
+        """Draw a song, and where in it so many samples begin."""
+        n_starts = np.maximum(self._lengths - n_samples, 0) + 1
+        ends = np.cumsum(n_starts * self._weights)
+        index = min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(ends) - 1)
+        return self.spans[index], int(rng.integers(n_starts[index]))
+
+
 class Remixes:
     """Draws examples: parts of songs, or stems of several of them."""
 
     def __init__(self, spans: Sequence[_Song], stems: Sequence[str], config: RemixConfig) -> None:
-        self._config, self._spans, self._n_rows = config, spans, spans[0].n_rows
-        weights = [config.weight(span.name) for span in spans]
-        if not any(weights):
+        self._config, self._n_rows = config, spans[0].n_rows
+        if not any(config.weight(span.name) for span in spans):
             raise UsageError("remix.weights are 0 for every song: there is nothing to draw")
-        self._songs = Examples(spans, weights)
-        self._sounding = [[span for span in spans if span.level_db(i) > -math.inf] for i in range(self._n_rows)]
-        self._rows = [Examples(some, [config.weight(span.name) for span in some]) for some in self._sounding]
+        self._songs = _Draw(spans, config)
+        sounding = [[span for span in spans if span.level_db(i) > -math.inf] for i in range(self._n_rows)]
+        self._rows = [_Draw(some, config) if some else None for some in sounding]
         self._levels_db = [config.levels_db.get(stem) for stem in stems] + [None] * (self._n_rows - len(stems))
 
     def draw(self, rng: np.random.Generator, n_samples: int) -> FloatArray:
@@ -94,18 +109,17 @@ class Remixes:
         if rng.random() < self._config.p:
             return np.stack([self._row(i, rng, n_samples) for i in range(self._n_rows)])
         semitones, n_read = self._speed(rng, n_samples)
-        index, start = self._songs.place(rng, n_read)
-        return _played(self._spans[index].read(start, start + n_read), semitones, n_samples)
+        span, start = self._songs(rng, n_read)
+        return _played(span.read(start, start + n_read), semitones, n_samples)
 
     def _row(self, i: int, rng: np.random.Generator, n_samples: int) -> FloatArray:
         """One row of a remix [shape=(channel, n_samples)]."""
-        spans, level_db = self._sounding[i], self._levels_db[i]
-        if not spans or rng.random() < self._config.p_silent:
-            return np.zeros_like(self._spans[0].read_row(i, 0, n_samples))
+        draw, level_db = self._rows[i], self._levels_db[i]
+        if draw is None or rng.random() < self._config.p_silent:
+            return np.zeros_like(self._songs.spans[0].read_row(i, 0, n_samples))
         for _ in range(_N_ATTEMPTS):
             semitones, n_read = self._speed(rng, n_samples)
-            index, start = self._rows[i].place(rng, n_read)
-            span = spans[index]
+            span, start = draw(rng, n_read)
             samples = _played(span.read_row(i, start, start + n_read), semitones, n_samples)
             power = float(np.square(samples).mean())
             if power > 0 and 10 * math.log10(power) > span.level_db(i) + _LEAST_DB:
@@ -124,7 +138,8 @@ class Remixes:
 def _played(samples: FloatArray, semitones: float, n_samples: int) -> FloatArray:
     """Play [shape=(…, time)] faster, by so many semitones: straight lines between the samples.
 
-    These are 10 dB softer at 15 kHz at worst; what is drawn from there is varied by equalisers anyway.
+    Midway between two samples these make f Hz cos(π f / sample_rate) as loud, 6 dB softer at 15 kHz: an equaliser among
+    those that examples are varied by.
     """
     if not semitones:
         return samples

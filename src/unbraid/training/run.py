@@ -31,7 +31,7 @@ from unbraid.errors import ModelError, UnbraidError, UsageError
 from unbraid.models.families import family
 from unbraid.training.augment import augment, augment_spectrograms, drawn_samples
 from unbraid.training.data import Material, part, spans_of, stems_of, validation_parts
-from unbraid.training.examples import Drawable
+from unbraid.training.examples import Drawable, Examples
 from unbraid.training.examples import batches as example_batches
 from unbraid.training.export import card_of, save_model
 from unbraid.training.loop import Limits, Watcher, fit
@@ -43,7 +43,7 @@ from unbraid.training.networks import (
     set_input_statistics,
 )
 from unbraid.training.recipe import Recipe
-from unbraid.training.remix import Remixes
+from unbraid.training.remix import RemixConfig, Remixes
 from unbraid.training.spleeter_data import spleeter_examples
 from unbraid.training.spleeter_recipe import SpleeterJson
 from unbraid.training.state import Progress
@@ -183,7 +183,8 @@ def _run(
     examples: Drawable
     if job.spleeter is None:
         material = part(spans, stems, recipe.data.validation_share, recipe.validation, watcher.on_notice)
-        examples = Remixes(material.training, stems, recipe.remix)
+        whole = recipe.remix == RemixConfig()
+        examples = Examples(material.training) if whole else Remixes(material.training, stems, recipe.remix)
     else:
         material = Material((), validation_parts(spans, recipe.validation), stems)
         examples = _chunks(job, job.spleeter, watcher)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Order:
     sample_rate: int = 44100
     bank: Path | None = None
     voices: Path | None = None
-    exclude: Collection[str] = ()
+    exclude: tuple[str, ...] = ()
     piano: bool = True
 
     def __post_init__(self) -> None:
@@ -107,9 +107,10 @@ def _make(order: Order, number: int) -> int:
             _write(temporary / f"{stem}.flac", samples, order.sample_rate)
         temporary.rename(place)
     except (OSError, soundfile.LibsndfileError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"cannot write '{place}': {reason}; songs that are done are kept") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return number
 
 

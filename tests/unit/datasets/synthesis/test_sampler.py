@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,8 @@ from unbraid.errors import DatasetError, UsageError
 Array = np.ndarray[Any, Any]
 RECORDED_RATE = 32000
 RATE = 22050
-REAL_BANK = Path("/work/shared/data/bank")
+SHARED = Path(os.environ.get("UNBRAID_SHARED", Path(__file__).parents[5] / "shared"))
+REAL_BANK = SHARED / "data" / "bank"
 
 # Overtone (of the tiny bank's guitar) by which layer and take can be told.
 OVERTONES = {(1, 1): 2, (1, 2): 3, (2, 1): 4, (2, 2): 5}

@@ -1,5 +1,6 @@
 """Whole songs and folders of them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from unbraid.errors import DatasetError, UsageError
 
 RATE = 16000
 ALL = {"vocals", "drums", "bass", "piano", "other"}
-SHARED = Path(__file__).parents[5] / "shared" / "data"
+SHARED = Path(os.environ.get("UNBRAID_SHARED", Path(__file__).parents[5] / "shared")) / "data"
 
 
 def song(seed: int, seconds: float = 12.0, **options: object) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Voices: what the vocoder keeps and changes, notes sung in tune and in time, and recorded phrases in a song."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from unbraid.errors import DatasetError, UsageError
 
 RATE = 44100
 FORMANTS_HZ = (700, 1220, 2600)
-RECORDED = Path("/work/shared/data/voice")
+SHARED = Path(os.environ.get("UNBRAID_SHARED", Path(__file__).parents[5] / "shared"))
+RECORDED = SHARED / "data" / "voice"
 PLAIN = Manner(octave=None, glide_s=0.04, scoop_chance=0, vibrato_cents=20, drift_cents=4, late_s=0, breathing=0)
 
 
