@@ -23,7 +23,7 @@ from unbraid.datatypes import FloatArray
 from unbraid.errors import UnbraidError
 from unbraid.training.averages import candidates, make_averages
 from unbraid.training.data import Span
-from unbraid.training.losses import LossConfig, stem_losses, weigh
+from unbraid.training.losses import LossConfig, spectral_losses, stem_losses, weigh
 from unbraid.training.networks import Trainable
 from unbraid.training.recipe import OptimizerConfig, Recipe, ScheduleConfig
 from unbraid.training.state import Progress, TrainingState, Weights, copied
@@ -85,6 +85,8 @@ class _Learner(nn.Module):
         if self.spectrograms:
             return stem_losses(self.trainable.network(batch[:, -1]), batch[:, :-1], self.loss)
         mix, stems = batch.sum(dim=1), batch[:, : len(self.trainable.stems)]
+        if self.loss.on_spectra:
+            return spectral_losses(*self.trainable.errors(mix, stems))
         if self.loss.on_magnitudes:
             return stem_losses(*self.trainable.magnitudes(mix, stems), self.loss)
         return stem_losses(self.trainable.separate(mix), stems, self.loss)

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from unbraid.errors import UsageError
 
-__all__ = ["LossConfig", "stem_losses", "weigh"]
+__all__ = ["LossConfig", "spectral_losses", "stem_losses", "weigh"]
 
 # Least power of a bin in the STFT loss, whose logarithm and root would have no slope at 0 (−70 dB below a bin of 1).
 _POWER_FLOOR = 1e-7
@@ -22,6 +23,7 @@ _POWER_FLOOR = 1e-7
 _DELTA = 1e-7
 # Energy of a stem's error, relative to the mix, under which it hardly matters.
 _LEAST_ERROR = 1e-3
+_LEAST_BAND_ERROR = 1e-2  # the same in a band
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class LossConfig:
     """What a training makes small.
 
     kind : of waveforms "l1", "mse", "stft" (see `n_ffts`), "l1+stft" (their sum), "si_sdr" or "log_error" (the
-        logarithm of the error's energy, with an L1 distance); of magnitudes
+        logarithm of the error's energy, with an L1 distance); of spectra "spectral_log_error" (the
+        same of a spectrogram's bins, in all and by bands); of magnitudes
         "magnitude_l1" (Spleeter), "magnitude_l1_weighted" (Spleeter's `weighted_L1_mask`) or "magnitude_mse"
         (Open-Unmix)
     weights : of stems, by name; 1 where none is given
@@ -41,16 +44,22 @@ class LossConfig:
     n_ffts: tuple[int, ...] = (2048, 1024, 512)
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            near = difflib.get_close_matches(self.kind, _KINDS, n=1, cutoff=0)[0]
+        kinds = (*_KINDS, _SPECTRAL)
+        if self.kind not in kinds:
+            near = difflib.get_close_matches(self.kind, kinds, n=1, cutoff=0)[0]
             raise UsageError(
-                f"loss.kind must be one of {', '.join(_KINDS)}, got '{self.kind}'; the nearest is '{near}'"
+                f"loss.kind must be one of {', '.join(kinds)}, got '{self.kind}'; the nearest is '{near}'"
             )
         for stem, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise UsageError(f"loss.weights.{stem} must be 0 or more, got {weight}")
         if not self.n_ffts or any(n_fft < 4 or n_fft % 4 for n_fft in self.n_ffts):
             raise UsageError(f"loss.n_ffts must be multiples of 4, and one at least, got {list(self.n_ffts)}")
+
+    @property
+    def on_spectra(self) -> bool:
+        """Whether it is of the energy of errors in spectra, not of waveforms."""
+        return self.kind == _SPECTRAL
 
     @property
     def on_magnitudes(self) -> bool:
@@ -198,6 +207,30 @@ def _logarithmic(estimates: Tensor, truths: Tensor, config: LossConfig) -> Tenso
     return ((error / energy + _LEAST_ERROR).log10() + distance / size).mean(0)
 
 
+def spectral_losses(errors: Tensor, energies: Tensor) -> Tensor:
+    """Give the loss of each stem in "spectral_log_error", as the mean over the batch.
+
+    As "log_error", but without transforms back to samples: log10(Σe / Σx + 1e-3) over all bins, and to it the mean of
+    log10(Σe / Σx + 1e-2) over bands of two octaves, so that not the bass alone decides.
+
+    errors, energies : e of each stem [shape=(batch, stem, bin)], and x of the mix [shape=(batch, bin)], in the same
+        unit
+    returns : tensor [shape=(stem,)]
+    """
+    n_bins = energies.shape[-1]
+    # From the top down: the highest of four bands has three quarters of the bins.
+    edges = [0, *(n_bins >> 2 * i for i in range(3, -1, -1))]
+    bands = [
+        _relative(errors[..., first:last], energies[..., first:last], _LEAST_BAND_ERROR)
+        for first, last in pairwise(edges)
+    ]
+    return (_relative(errors, energies, _LEAST_ERROR) + torch.stack(bands).mean(0)).mean(0)
+
+
+def _relative(errors: Tensor, energies: Tensor, floor: float) -> Tensor:
+    return (errors.sum(-1) / (energies.sum(-1)[:, None] + _DELTA) + floor).log10()
+
+
 _KINDS: Final[Mapping[str, Callable[[Tensor, Tensor, LossConfig], Tensor]]] = MappingProxyType(
     {
         "l1": _absolute,
@@ -211,4 +244,5 @@ _KINDS: Final[Mapping[str, Callable[[Tensor, Tensor, LossConfig], Tensor]]] = Ma
         "magnitude_mse": _squared,
     }
 )
+_SPECTRAL = "spectral_log_error"
 _SUMMED = ("magnitude_l1", "magnitude_l1_weighted")

@@ -29,6 +29,7 @@ from unbraid.models.htdemucs.network import HTDemucsNetwork
 from unbraid.models.layers import rescale_weights
 from unbraid.models.openunmix.network import OpenUnmixNetwork
 from unbraid.models.spleeter.network import make_module
+from unbraid.models.spleeter.shared_unet import SharedUNet
 
 __all__ = [
     "Trainable",
@@ -105,6 +106,20 @@ class Trainable(nn.Module):
         UsageError : the family is not trained on magnitudes
         """
         raise UsageError(f"networks of the family '{self.family}' are not trained on magnitudes")
+
+    def errors(self, mix: Tensor, stems: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies of what is wrong in the stems' spectra, and of the mix.
+
+        mix : tensor [shape=(batch, channel, n_samples), float32]
+        stems : tensor [shape=(batch, stem, channel, n_samples), float32]
+        returns : (errors, energies), tensors [shape=(batch, stem, bin)] and [shape=(batch, bin)] of the bins that the
+            network estimates, over all channels and frames
+
+        Raises
+        ------
+        UsageError : the family is not trained on spectra
+        """
+        raise UsageError(f"networks of the family '{self.family}' are not trained on spectra")
 
     def train(self: AnyTrainable, mode: bool = True) -> AnyTrainable:
         """Switch between training and evaluation; frozen batch normalisations stay in evaluation."""
@@ -259,12 +274,9 @@ class _SpleeterTrainable(Trainable):
         self.spectrogram = _Spectrogram(n_samples, n_fft=config.n_fft, hop=config.hop, n_frames=config.n_frames)
 
     def separate(self, mix: Tensor) -> Tensor:
-        n_bins, exponent = self.config.n_bins, self.config.separation_exponent
+        n_bins = self.config.n_bins
         spec = self.spectrogram(self._window(mix, self.n_samples))
-        estimates = self.network(self._seen(spec)).to(mix.dtype).transpose(-1, -2)
-        powers = estimates.clamp_min(torch.finfo(mix.dtype).tiny) ** exponent  # the root of 0 would have no slope
-        shares = powers + EPSILON / len(self.stems)
-        masks = shares / shares.sum(1, keepdim=True)
+        masks = self._masks(spec)
         stems = masks * spec[:, None, :, :n_bins]
         if self.config.mask_extension == "average":
             stems = torch.cat((stems, masks.mean(-2, keepdim=True) * spec[:, None, :, n_bins:]), dim=-2)
@@ -273,6 +285,33 @@ class _SpleeterTrainable(Trainable):
     def magnitudes(self, mix: Tensor, stems: Tensor) -> tuple[Tensor, Tensor]:
         estimated = self.network(self._seen(self.spectrogram(self._window(mix, self.n_samples))))
         return estimated.to(mix.dtype), self._seen(self.spectrogram(stems))
+
+    def errors(self, mix: Tensor, stems: Tensor) -> tuple[Tensor, Tensor]:
+        spec, true = self.spectrogram(self._window(mix, self.n_samples)), self.spectrogram(stems)
+        masks = self._own_masks(spec)
+        seen, true = spec[:, None, :, : self.config.n_bins], true[..., : self.config.n_bins, :]
+        # |m x − s|² of a real mask m is m (m |x|² − 2 Re x s*) + |s|²: half the work of complex numbers. Spectrograms
+        # lie frame after frame in memory, and masks bin after bin.
+        power = torch.view_as_real(seen).square().sum(-1).contiguous()
+        twice_common = (torch.view_as_real(2 * seen) * torch.view_as_real(true)).sum(-1).contiguous()
+        errors = (masks * (masks * power - twice_common)).sum((2, 4))
+        errors = errors + torch.view_as_real(true).square().sum((2, 4, 5))
+        return errors.clamp_min(0), power.sum((1, 2, 4))
+
+    def _masks(self, spec: Tensor) -> Tensor:
+        """Ratio masks [shape=(batch, stem, channel, n_bins, frame)] of the mix's spectrogram."""
+        estimates = self.network(self._seen(spec)).to(spec.real.dtype).transpose(-1, -2)
+        # The root of 0 would have no slope.
+        powers = estimates.clamp_min(torch.finfo(estimates.dtype).tiny) ** self.config.separation_exponent
+        shares = powers + EPSILON / len(self.stems)
+        return shares / shares.sum(1, keepdim=True)
+
+    def _own_masks(self, spec: Tensor) -> Tensor:
+        """The same, by a shorter way where the network's own masks add up to one; they differ in silence only."""
+        if not isinstance(self.network, SharedUNet) or self.config.separation_exponent != 1:
+            return self._masks(spec)
+        logits = self.network.mask_logits(self._seen(spec).transpose(-1, -2))
+        return logits.to(spec.real.dtype).softmax(1)
 
     def _seen(self, spec: Tensor) -> Tensor:
         """What the network sees of a spectrogram: [shape=(…, frame, n_bins)]."""

@@ -18,6 +18,7 @@ __all__ = ["RemixConfig", "Remixes"]
 
 _N_ATTEMPTS = 3  # to find a place where a stem sounds
 _LEAST_DB = -20.0  # what sounds, beside the stem's level
+_P_SILENT = 0.1
 _CLIP = 2.5  # standard deviations, of levels
 
 
@@ -26,7 +27,7 @@ class RemixConfig:
     """How examples are made of several songs.
 
     p : share of examples whose stems are from songs of their own; the others are parts of songs as they are
-    p_silent : probability that a stem is silent in such an example
+    p_silent : probability that a stem is silent in such an example, by its name; 0.1 where none is given
     levels_db : mean level by stem, RMS in dB of full scale while it sounds; as it is where none is given
     spread_db : standard deviation around it
     p_speed : probability that a stem, or a part of a song, is faster and higher, or slower and lower, as on a tape
@@ -35,7 +36,7 @@ class RemixConfig:
     """
 
     p: float = 0.0
-    p_silent: float = 0.1
+    p_silent: Mapping[str, float] = field(default_factory=dict)
     levels_db: Mapping[str, float] = field(default_factory=dict)
     spread_db: float = 0.0
     p_speed: float = 0.0
@@ -43,9 +44,11 @@ class RemixConfig:
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("p", "p_silent", "p_speed"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"remix.{name} must be in [0, 1], got {getattr(self, name)}")
+        shares = {"p": self.p, "p_speed": self.p_speed}
+        shares |= {f"p_silent.{stem}": share for stem, share in self.p_silent.items()}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise UsageError(f"remix.{name} must be in [0, 1], got {share}")
         for name in ("spread_db", "speed_semitones"):
             if not 0 <= getattr(self, name) <= 24:
                 raise UsageError(f"remix.{name} must be in [0, 24], got {getattr(self, name)}")
@@ -102,7 +105,9 @@ class Remixes:
         self._songs = _Draw(spans, config)
         sounding = [[span for span in spans if span.level_db(i) > -math.inf] for i in range(self._n_rows)]
         self._rows = [_Draw(some, config) if some else None for some in sounding]
-        self._levels_db = [config.levels_db.get(stem) for stem in stems] + [None] * (self._n_rows - len(stems))
+        names = (*stems, "")  # what else is in the mix has none
+        self._levels_db = [config.levels_db.get(name) for name in names]
+        self._p_silent = [config.p_silent.get(name, _P_SILENT) for name in names]
 
     def draw(self, rng: np.random.Generator, n_samples: int) -> FloatArray:
         """Draw one [shape=(row, channel, n_samples), float32]."""
@@ -115,7 +120,7 @@ class Remixes:
     def _row(self, i: int, rng: np.random.Generator, n_samples: int) -> FloatArray:
         """One row of a remix [shape=(channel, n_samples)]."""
         draw, level_db = self._rows[i], self._levels_db[i]
-        if draw is None or rng.random() < self._config.p_silent:
+        if draw is None or rng.random() < self._p_silent[i]:
             return np.zeros_like(self._songs.spans[0].read_row(i, 0, n_samples))
         for _ in range(_N_ATTEMPTS):
             semitones, n_read = self._speed(rng, n_samples)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unbraid.errors import UsageError
-from unbraid.training.losses import LossConfig, stem_losses, weigh
+from unbraid.training.losses import LossConfig, spectral_losses, stem_losses, weigh
 
 STEMS = ("vocals", "drums", "other")
 WAVE_KINDS = ("l1", "mse", "stft", "l1+stft", "si_sdr")
@@ -167,6 +167,22 @@ def test_the_logarithm_of_the_error_is_relative_to_the_mix() -> None:
     np.testing.assert_allclose(stem_losses(truths, truths, config), -3)  # the floor
     estimates = estimates[:1, :, :, :20].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: stem_losses(x, truths[:1, :, :, :20], config), estimates)
+
+
+def test_errors_of_spectra_count_as_a_whole_and_by_bands() -> None:
+    rng = np.random.default_rng(5)
+    errors, energies = rng.random((2, 3, 64)) * np.array([1, 0.01, 1e-4])[:, None], rng.random((2, 64)) + 0.1
+    expected = np.zeros(3)
+    for error, energy in zip(errors, energies, strict=True):
+        for i in range(3):
+            bands = [(0, 1), (1, 4), (4, 16), (16, 64)]
+            by_band = [np.log10(error[i, a:b].sum() / energy[a:b].sum() + 1e-2) for a, b in bands]
+            expected[i] += np.log10(error[i].sum() / energy.sum() + 1e-3) + np.mean(by_band)
+    found = spectral_losses(torch.from_numpy(errors), torch.from_numpy(energies))
+    np.testing.assert_allclose(found, expected / 2, rtol=1e-6)
+    assert LossConfig("spectral_log_error").on_spectra and not LossConfig("log_error").on_spectra
+    nothing = spectral_losses(torch.zeros(1, 3, 64, requires_grad=True), torch.zeros(1, 64))
+    np.testing.assert_allclose(nothing.detach(), -5)
 
 
 def test_silence_as_a_whole_has_a_finite_logarithm() -> None:

@@ -209,6 +209,44 @@ def test_magnitudes_are_those_of_the_pipeline(form: str) -> None:
             assert relative_error(true[i, j], torch.from_numpy(expected[0])) <= 1e-5
 
 
+@pytest.mark.parametrize("form", [name for name in FORMS if name.startswith(("spleeter", "shared"))])
+def test_errors_of_spectra_are_those_of_the_masked_mix(form: str) -> None:
+    trainable = made(form)
+    stems = torch.stack([mixes(trainable, seed=seed) for seed in range(len(trainable.stems))], dim=1)
+    mix = stems.sum(1)
+    errors, energies = trainable.errors(mix, stems)
+    errors.sum().backward()
+    assert all(torch.isfinite(one.grad).all() for one in trainable.network.parameters() if one.grad is not None)
+    transform: Any = family(trainable.family).transform(trainable.config)
+    n_bins, epsilon = trainable.config.n_bins, 1e-10
+    for i in range(len(mix)):
+        spec = complex_spectrogram(mix[i].numpy(), trainable.config)[..., :n_bins]
+        np.testing.assert_allclose(energies[i], np.square(np.abs(spec)).sum((0, 1)), rtol=1e-4)
+        (seen,) = transform.forward(mix[i].numpy())
+        with torch.inference_mode():
+            estimates = trainable.network(torch.from_numpy(seen))[0].numpy()
+        shares = estimates**trainable.config.separation_exponent + epsilon
+        for j, mask in enumerate(shares / shares.sum(0)):
+            true = complex_spectrogram(stems[i, j].numpy(), trainable.config)[..., :n_bins]
+            expected = np.square(np.abs(mask * spec - true)).sum((0, 1))
+            np.testing.assert_allclose(errors[i, j].detach(), expected, rtol=1e-3)
+
+
+def complex_spectrogram(samples: np.ndarray, config: Any) -> np.ndarray:
+    """By NumPy's FFT, frame after frame [shape=(channel, frame, bin)]."""
+    n = np.arange(config.n_fft)
+    window = np.sin(np.pi * n / config.n_fft) ** 2
+    starts = range(0, samples.shape[-1] - config.n_fft + 1, config.hop)
+    return np.stack([np.fft.rfft(window * samples[:, start : start + config.n_fft]) for start in starts], axis=1)
+
+
+def test_only_some_families_have_errors_of_spectra() -> None:
+    trainable = made("openunmix")
+    mix = mixes(trainable)
+    with pytest.raises(UsageError, match="family 'openunmix' are not trained on spectra"):
+        trainable.errors(mix, mix[:, None])
+
+
 def test_waveform_families_have_no_magnitudes() -> None:
     trainable = made("demucs v3")
     mix = mixes(trainable)

@@ -14,6 +14,7 @@ from unbraid.training.remix import RemixConfig, Remixes
 
 STEMS = ("vocals", "drums")
 N = RATE // 2
+NEVER = dict.fromkeys(STEMS, 0.0)
 # Each song's stems are sines of their own.
 HZ = {
     ("one", "vocals"): 440,
@@ -58,20 +59,21 @@ def test_without_it_examples_are_parts_of_songs(spans: list[Span]) -> None:
 
 
 def test_stems_are_of_any_songs_that_have_them(spans: list[Span]) -> None:
-    found = [tuple(round(hz, -1) for hz in frequencies(one)) for one in drawn(spans, RemixConfig(p=1, p_silent=0))]
+    found = [tuple(round(hz, -1) for hz in frequencies(one)) for one in drawn(spans, RemixConfig(p=1, p_silent=NEVER))]
     assert set(found) == {(voice, drum) for voice in (440, 660, 880) for drum in (550, 770)}
     # Each is as likely as any other: 50 of 300, with a deviation of 6.5.
     assert all(abs(found.count(pair) - 50) < 26 for pair in set(found))
 
 
 def test_a_stem_is_silent_as_often_as_that(spans: list[Span]) -> None:
-    silent = np.array([[not row.any() for row in one] for one in drawn(spans, RemixConfig(p=1, p_silent=0.3))])
-    assert np.abs(silent.mean(axis=0) - 0.3).max() < 0.08  # three deviations
-    assert abs((silent[:, 0] & silent[:, 1]).mean() - 0.09) < 0.05
+    config = RemixConfig(p=1, p_silent={"vocals": 0.3})
+    silent = np.array([[not row.any() for row in one] for one in drawn(spans, config)])
+    assert np.abs(silent.mean(axis=0) - (0.3, 0.1)).max() < 0.08  # three deviations
+    assert abs((silent[:, 0] & silent[:, 1]).mean() - 0.03) < 0.03
 
 
 def test_levels_are_those_wanted_whatever_they_were(spans: list[Span]) -> None:
-    config = RemixConfig(p=1, p_silent=0, levels_db={"vocals": -30.0}, spread_db=3.0)
+    config = RemixConfig(p=1, p_silent=NEVER, levels_db={"vocals": -30.0}, spread_db=3.0)
     levels = np.array([10 * np.log10(np.square(one).mean(axis=(1, 2))) for one in drawn(spans, config)])
     assert abs(levels[:, 0].mean() + 30) < 0.6 and abs(levels[:, 0].std() - 3) < 0.4
     # The drums keep their own: -23 dB, or 12 dB less.
@@ -97,6 +99,7 @@ def test_the_same_generator_gives_the_same_example(spans: list[Span]) -> None:
     ("change", "message"),
     [
         ({"p": 1.5}, "remix.p must be in"),
+        ({"p_silent": {"drums": 2.0}}, "remix.p_silent.drums must be in"),
         ({"spread_db": -1}, "remix.spread_db must be in"),
         ({"weights": {"a*": -1.0}}, "remix.weights.a"),
     ],
