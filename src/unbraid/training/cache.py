@@ -35,6 +35,7 @@ from unbraid.weights.part import locked
 
 __all__ = ["CacheError", "CachedTrack", "cache_tracks", "decode_all", "entry", "make_cache", "make_once"]
 
+_N_NAMED = 3  # songs that a notice names
 _SAMPLES, _DESCRIPTION = "samples.npy", "track.json"
 _VERSION = 2
 _FULL_SCALE = 1 << 15
@@ -191,6 +192,7 @@ def decode_all(
             raise type(error)(f"{error}; --unreadable skip would leave it out") from error
 
     done: list[Made] = []
+    noted: dict[str, list[str]] = {}  # by what is to be known, the songs
     with ThreadPoolExecutor(max(1, n_workers), "unbraid-decode") as pool:
         try:
             futures = [pool.submit(one, item) for _, item in items]
@@ -198,12 +200,15 @@ def decode_all(
                 made, notices = future.result()
                 done += made
                 for notice in notices:
-                    say(f"{name}: {notice}")
+                    noted.setdefault(notice, []).append(name)
                 if on_progress is not None:
                     on_progress(i, len(items), name)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    for notice, names in noted.items():
+        more = f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else ""
+        say(f"{', '.join(names[:_N_NAMED])}{more}: {notice}")
     return done
 
 

@@ -47,9 +47,7 @@ class LossConfig:
         kinds = (*_KINDS, _SPECTRAL)
         if self.kind not in kinds:
             near = difflib.get_close_matches(self.kind, kinds, n=1, cutoff=0)[0]
-            raise UsageError(
-                f"loss.kind must be one of {', '.join(kinds)}, got '{self.kind}'; the nearest is '{near}'"
-            )
+            raise UsageError(f"loss.kind must be one of {', '.join(kinds)}, got '{self.kind}'; the nearest is '{near}'")
         for stem, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise UsageError(f"loss.weights.{stem} must be 0 or more, got {weight}")

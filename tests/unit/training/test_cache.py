@@ -160,6 +160,21 @@ def test_silence_and_clipping_are_noticed(tmp_path: Path) -> None:
     assert "song: drums reaches full scale: it may be clipped" in notices
 
 
+def test_what_is_the_same_in_many_songs_is_said_once(tmp_path: Path) -> None:
+    tracks = [track_of(tmp_path, f"song {i}", vocals=stereo(i)) for i in range(5)]
+    notices: list[str] = []
+    cache_tracks(
+        tracks,
+        tmp_path / "cache",
+        stems=("vocals", "drums"),
+        sample_rate=RATE,
+        n_channels=2,
+        missing="silent",
+        on_notice=notices.append,
+    )
+    assert notices == ["song 0, song 1, song 2 and 2 more: drums is missing: silence"]
+
+
 def test_a_damaged_file_stops_it_or_leaves_its_track_out(tmp_path: Path) -> None:
     good = track_of(tmp_path, "good", vocals=stereo(1), drums=stereo(2))
     bad = track_of(tmp_path, "bad", vocals=stereo(1), drums=stereo(2))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from unbraid.datasets.synthetic import synthesize_song
+from dataset_makers import make_song
 from unbraid.datatypes import FloatArray
 from unbraid.errors import ModelError, UnbraidError
 from unbraid.evaluation.scores import usdr
@@ -62,7 +62,7 @@ class Track:
 
 @pytest.fixture(scope="module")
 def span() -> Span:
-    song = synthesize_song(4.0, seed=3, sample_rate=RATE)
+    song = make_song(4.0, seed=3, sample_rate=RATE)
     track: Any = Track(np.stack([song[stem] for stem in STEMS]))
     return Span(track, 0, track.samples.shape[-1])
 

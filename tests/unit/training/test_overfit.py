@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from lightning_fabric import Fabric
 
-from unbraid.datasets.synthetic import synthesize_song
+from dataset_makers import make_song
 from unbraid.datatypes import FloatArray
 from unbraid.evaluation.scores import usdr
 from unbraid.training.augment import AugmentConfig
@@ -68,7 +68,7 @@ class Track:
 
 def the_song(stems: tuple[str, ...], normalised: bool) -> Span:
     """The stems of a song, the piano's being half of the keyboards, and the accompaniment all but the voice."""
-    song: dict[str, FloatArray] = dict(synthesize_song(12.0, seed=22, sample_rate=RATE))
+    song: dict[str, FloatArray] = dict(make_song(12.0, seed=22, sample_rate=RATE))
     song["piano"] = np.stack([song["other"][0], np.zeros_like(song["other"][0])])
     if "piano" in stems:
         song["other"] = song["other"] - song["piano"]

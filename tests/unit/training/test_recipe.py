@@ -14,7 +14,16 @@ STEMS = ("vocals", "drums", "bass", "other")
 
 def test_all_recipes_of_the_papers_are_there() -> None:
     expected = {"spleeter-2stems", "spleeter-4stems", "spleeter-5stems", "spleeter-musdb", "demucs-2019", "demucs-v2"}
-    expected |= {"hdemucs", "htdemucs", "htdemucs-finetune", "sparse-htdemucs", "openunmix", "small", "unbraid-5stems"}
+    expected |= {
+        "hdemucs",
+        "htdemucs",
+        "htdemucs-finetune",
+        "sparse-htdemucs",
+        "openunmix",
+        "small",
+        "unbraid-5stems",
+        "unbraid-5stems-tuned",
+    }
     assert set(published_recipes()) == expected
 
 

@@ -1,1 +1,0 @@
-"""The small training program of the built-in 4-stem model."""
