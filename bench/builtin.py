@@ -1,9 +1,9 @@
 """Make the built-in models again: ``python -m bench.builtin --data ../shared/data --out FOLDER``.
 
-Songs are made up, a network learns from them alone, and is then tuned on real songs and their remixes beside them: once for each real
-song without it, which gives the scores, and once on all of them, which gives the model. Everything that is there
-already is kept, so the same command goes on where it was stopped. FOLDER holds 40 GB in the end: the model as it is
-shipped in builtin, the scores in scores.json, and the tables of its card in scores.md.
+Songs are made up, a network learns from them alone, and is then tuned on real songs and their remixes beside them: once
+for each real song without it, which gives the scores, and once on all of them, which gives the model. Everything that
+is there already is kept, so the same command goes on where it was stopped. FOLDER holds 40 GB in the end: the model as
+it is shipped in builtin, the scores in scores.json, and the tables of its card in scores.md.
 """
 
 from __future__ import annotations

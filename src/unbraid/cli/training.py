@@ -166,9 +166,9 @@ class _All(Watcher):
         for watcher in self._watchers:
             watcher.on_step(progress, losses, rate, examples_s)
 
-    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_kept: bool) -> None:
         for watcher in self._watchers:
-            watcher.on_validation(progress, scores, name, is_best)
+            watcher.on_validation(progress, scores, name, is_kept)
 
     def on_notice(self, text: str) -> None:
         for watcher in self._watchers:
@@ -272,15 +272,16 @@ class _Display(Screen, Watcher):
         share = self._share(progress)
         return progress.elapsed_s * (1 - share) / share if share > 0 else None
 
-    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_kept: bool) -> None:
         if progress.step == 0:
             self._before = dict(scores)
-        if is_best or progress.step == 0:
+        if is_kept or progress.step == 0:
             self._after = dict(scores)
         numbers = ", ".join(f"{stem} {_db(score)}" for stem, score in scores.items())
         when = name if progress.step == 0 else f"step {progress.step}"
-        best = "  best so far" + (f" (average, {name})" if name != "now" else "") if is_best else ""
-        self.say(f"validation {when}: SDR {numbers}{best}")
+        kept = "best so far" if self._recipe.validation.keep == "best" else "kept"
+        kept = f"  {kept}" + (f" (average, {name})" if name != "now" else "") if is_kept else ""
+        self.say(f"validation {when}: SDR {numbers}{kept}")
 
     def on_notice(self, text: str) -> None:
         if not self._quiet:

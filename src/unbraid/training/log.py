@@ -31,7 +31,7 @@ class StepLog(Watcher):
         except OSError as error:
             raise UnbraidError(f"cannot write '{self._path}': {error.strerror or error}") from error
 
-    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_kept: bool) -> None:
         """Let readers see what there is."""
         if self._file is not None:
             self._file.flush()

@@ -54,8 +54,8 @@ class Watcher:
     def on_step(self, progress: Progress, losses: Mapping[str, float], rate: float, examples_s: float) -> None:
         """After a step: the loss of each stem, the learning rate, and seconds of music that it saw."""
 
-    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
-        """After an epoch: SDR in dB by stem of its best weights, and which they are."""
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_kept: bool) -> None:
+        """After an epoch: SDR in dB by stem of its best weights, which they are, and whether they are kept."""
 
     def on_notice(self, text: str) -> None:
         """Something the user should know."""

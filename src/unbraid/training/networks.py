@@ -304,7 +304,8 @@ class _SpleeterTrainable(Trainable):
         # The root of 0 would have no slope.
         powers = estimates.clamp_min(torch.finfo(estimates.dtype).tiny) ** self.config.separation_exponent
         shares = powers + EPSILON / len(self.stems)
-        return shares / shares.sum(1, keepdim=True)
+        masks: Tensor = shares / shares.sum(1, keepdim=True)
+        return masks
 
     def _own_masks(self, spec: Tensor) -> Tensor:
         """The same, by a shorter way where the network's own masks add up to one; they differ in silence only."""

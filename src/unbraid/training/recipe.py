@@ -135,10 +135,12 @@ class ValidationConfig:
 
     seconds : of each track, from its middle; 0 for all
     n_tracks : at most; 0 for all
+    keep : "best", of all validations, or "last", where the validation is of another kind of music than what is learnt
     """
 
     seconds: float = 30.0
     n_tracks: int = 0
+    keep: str = "best"
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ class Recipe:
         _check_choice("network.batch_norm", self.network.batch_norm, ("live", "frozen"))
         _check_choice("optimizer.kind", self.optimizer.kind, ("adam", "adamw"))
         _check_choice("schedule.kind", self.schedule.kind, ("constant", "cosine", "step", "plateau"))
+        _check_choice("validation.keep", self.validation.keep, ("best", "last"))
         _check_choice("precision", self.precision, ("32-true", "16-mixed", "bf16-mixed"))
 
 

@@ -86,16 +86,16 @@ class TrainingState:
         self.best = copied(state)
 
     def note(self, name: str, scores: Mapping[str, float], state: Mapping[str, Tensor]) -> bool:
-        """Take up the scores of an epoch; whether they are the best so far."""
+        """Take up the scores of an epoch; whether its weights are kept: the best so far, or the last ones."""
         progress, schedule = self.progress, self.recipe.schedule
-        if is_best := mean_score(scores) > progress.best_score:
+        if is_kept := self.recipe.validation.keep == "last" or mean_score(scores) > progress.best_score:
             self.take(name, scores, state)
             progress.stale_epochs = 0
         else:
             progress.stale_epochs += 1
             if progress.stale_epochs % schedule.patience == 0:
                 progress.rate_factor *= schedule.factor if schedule.kind == "plateau" else 1.0
-        return is_best
+        return is_kept
 
     def save(self) -> None:
         """Write the checkpoint."""

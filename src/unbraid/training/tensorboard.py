@@ -55,7 +55,7 @@ class TensorBoard(Watcher):
             writer.add_scalar("learning rate", rate, progress.step)
             self._sums, self._n_summed = {}, 0
 
-    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_kept: bool) -> None:
         """Add the scores, and the clips of the weights as they are now."""
         writer = self._open(progress.step)
         for stem, score in scores.items():

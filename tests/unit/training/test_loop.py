@@ -22,7 +22,15 @@ from unbraid.training.checkpoint import read_checkpoint
 from unbraid.training.data import Span
 from unbraid.training.loop import Limits, Watcher, fit
 from unbraid.training.networks import Trainable, initialise, make_trainable
-from unbraid.training.recipe import AverageConfig, LossConfig, NetworkConfig, OptimizerConfig, Recipe, ScheduleConfig
+from unbraid.training.recipe import (
+    AverageConfig,
+    LossConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    Recipe,
+    ScheduleConfig,
+    ValidationConfig,
+)
 from unbraid.training.state import Progress
 from unbraid.training.validation import separate_span, validation_scores
 
@@ -130,8 +138,8 @@ class Losses(Watcher):
         self.rates.append(rate)
         assert examples_s == RECIPE.data.batch_size * N_SAMPLES / RATE
 
-    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_best: bool) -> None:
-        self.scores.append((name, is_best))
+    def on_validation(self, progress: Progress, scores: Mapping[str, float], name: str, is_kept: bool) -> None:
+        self.scores.append((name, is_kept))
 
     def on_notice(self, text: str) -> None:
         self.notices.append(text)
@@ -150,6 +158,16 @@ def test_it_learns(span: Span, tmp_path: Path) -> None:
     assert progress.best_score > sum(progress.first.values()) / 2
     assert heard.scores[0] == ("before training", False)
     # What is left in the network is what scored best.
+    fabric = Fabric(accelerator="cpu", devices=1)
+    assert validation_scores(trainable, [span], N_SAMPLES, 2, fabric) == progress.best_scores
+
+
+def test_the_last_weights_are_kept_where_the_recipe_says_so(span: Span, tmp_path: Path) -> None:
+    harm = replace(RECIPE, optimizer=replace(RECIPE.optimizer, learning_rate=3.0))  # far too much
+    best, last = harm, replace(harm, validation=ValidationConfig(keep="last"))
+    (_, kept, _), (trainable, progress, _) = train(tmp_path / "best", span, best), train(tmp_path / "last", span, last)
+    assert kept.best_name == "before training" and kept.best_scores == kept.first == progress.first
+    assert progress.best_name != "before training" and progress.best_score < np.mean(list(progress.first.values()))
     fabric = Fabric(accelerator="cpu", devices=1)
     assert validation_scores(trainable, [span], N_SAMPLES, 2, fabric) == progress.best_scores
 

@@ -12,7 +12,7 @@ from unbraid.training.run import network_config
 STEMS = ("vocals", "drums", "bass", "other")
 
 
-def test_all_recipes_of_the_papers_are_there() -> None:
+def test_all_recipes_are_there() -> None:
     expected = {"spleeter-2stems", "spleeter-4stems", "spleeter-5stems", "spleeter-musdb", "demucs-2019", "demucs-v2"}
     expected |= {
         "hdemucs",
