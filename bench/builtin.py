@@ -26,6 +26,7 @@ from unbraid.datatypes import FloatArray
 from unbraid.dsp.stft import stft
 from unbraid.evaluation.oracles import oracle_shares
 from unbraid.training.effects import fitted, repitch
+from unbraid.training.tensorboard import pictures
 from unbraid.weights.folder import write_model
 from unbraid.weights.model_file import WEIGHTS, read_model_file
 from unbraid.weights.tensors import read_tensors
@@ -73,6 +74,8 @@ def main() -> None:
     ship(out)
     (out / "scores.json").write_text(json.dumps(scores, indent=1))
     (out / "scores.md").write_text(tables(scores, [song.name for song in songs]))
+    for song in songs:
+        draw(out / f"tuned/without {song.name}/model", song, out / f"{song.name}.png")
 
 
 def unbraid(*arguments: object) -> None:
@@ -206,6 +209,28 @@ def score(model: Path, stems: Mapping[str, FloatArray]) -> dict[str, dict[str, f
         estimates["other"] = estimates["other"] + estimates["bass"]
         found["other, with the bass"] = vars(oracle_shares(stems, estimates)["other"])
     return found
+
+
+def draw(model: Path, song: Path, path: Path) -> None:
+    """Spectrograms of the true stems, on the left, and of the model's, for the ten seconds in which all sound most."""
+    from PIL import Image, ImageDraw
+
+    stems, n = read_stems(song), 10 * RATE
+    sums = [np.square(one).sum(axis=0, dtype=np.float64).cumsum() for one in stems.values()]
+    start = int(np.argmax(sum(np.log(one[n::RATE] - one[:-n:RATE] + 1e-3) for one in sums))) * RATE
+    with Separator(str(model)) as separator:
+        estimates = separator.separate(sum(stems.values()), sample_rate=RATE)
+    rows = []
+    for stem in STEMS:
+        true = stems.get(stem, np.zeros_like(stems["vocals"]))
+        rows.append(pictures([one[:, start : start + n] for one in (true, estimates[stem])]))
+    image = Image.fromarray(np.round(255 * np.concatenate(rows, axis=1)).astype(np.uint8).transpose(1, 2, 0))
+    image = image.resize((900, 200 * len(STEMS)), Image.Resampling.LANCZOS)
+    drawing = ImageDraw.Draw(image)
+    for i, stem in enumerate(STEMS):
+        for x, what in ((8, "true"), (458, "separated")):
+            drawing.text((x, 200 * i + 6), f"{stem}, {what}", fill="white", font_size=16)
+    image.quantize(64).save(path, optimize=True)
 
 
 def share(one: Mapping[str, float]) -> float:

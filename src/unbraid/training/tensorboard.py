@@ -18,7 +18,7 @@ from unbraid.training.networks import Trainable
 from unbraid.training.state import Progress
 from unbraid.training.validation import separate_span
 
-__all__ = ["TensorBoard"]
+__all__ = ["TensorBoard", "pictures"]
 
 _N_FFT, _HOP = 2048, 512
 _RANGE_DB = 80.0
@@ -82,13 +82,13 @@ class TensorBoard(Watcher):
         estimates = separate_span(self._trainable, shown, self._n_samples, 1)
         level = float(np.abs(truth.sum(axis=0)).max()) + 1e-9  # the mix at full scale, the stems in proportion
         for i, stem in enumerate(self._trainable.stems):
-            picture = _pictures([truth[i] / level, estimates[i] / level])
+            picture = pictures([truth[i] / level, estimates[i] / level])
             writer.add_image(f"true, estimated/{stem}", picture, step)
             mono = np.clip(estimates[i].mean(axis=0) / level, -1, 1)[None]
             writer.add_audio(stem, torch.from_numpy(mono), step, sample_rate=rate)
 
 
-def _pictures(signals: Sequence[FloatArray]) -> FloatArray:
+def pictures(signals: Sequence[FloatArray]) -> FloatArray:
     """Spectrograms side by side, on one scale in dB [shape=(3, freq, frame), in 0…1]; low frequencies at the bottom."""
     levels = []
     for samples in signals:
