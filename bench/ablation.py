@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from unbraid.datasets.synthetic import synthesize_song
+from unbraid.datasets.synthesis.library import Order, make_songs
 from unbraid.training.loop import Limits, Watcher
 from unbraid.training.recipe import load_recipe
 from unbraid.training.run import Job, run
@@ -42,11 +41,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         songs = Path(folder) / "songs"
-        for nth in range(options.songs):
-            place = songs / ("validation" if nth < options.songs // 5 else "train") / f"song {nth}"
-            place.mkdir(parents=True)
-            for stem, samples in synthesize_song(20.0, seed=100 + nth, sample_rate=RATE).items():
-                soundfile.write(place / f"{stem}.wav", samples.T, RATE, subtype="FLOAT")
+        n_validated = options.songs // 5
+        sizes = {"train": options.songs - n_validated, "validation": n_validated}
+        for seed, (part, n_songs) in enumerate(sizes.items()):
+            make_songs(Order(songs / part, n_songs, seconds=20.0, seed=seed, sample_rate=RATE, piano=False))
         every = options.steps // 4
         print(f"| variant | seed | before | {' | '.join(f'step {every * k}' for k in range(1, 5))} | loss at the end |")
         print("|---|---|" + "---|" * 6)
@@ -55,7 +53,14 @@ def main() -> None:
                 schedule = (f"schedule.epoch_steps={every}", f"schedule.max_steps={options.steps}", f"seed={seed}")
                 recipe = load_recipe("demucs-2019", [*SIZES, *schedule, *changes])
                 watcher = _Scores()
-                job = Job(recipe, songs, Path(folder) / f"{name}-{seed}", cache=Path(folder) / "cache", limits=Limits())
+                job = Job(
+                    recipe,
+                    songs,
+                    Path(folder) / f"{name}-{seed}",
+                    cache=Path(folder) / "cache",
+                    limits=Limits(),
+                    missing="silent",
+                )
                 run(job, lambda *_, watcher=watcher: watcher, watcher)
                 cells = [f"{score:.2f}" for score in watcher.scores]
                 print(f"| {name} | {seed} | {' | '.join(cells)} | {np.mean(watcher.losses[-50:]):.4f} |", flush=True)

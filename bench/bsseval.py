@@ -36,10 +36,11 @@ def _make(file: Path, seconds: float) -> None:
     """References and estimates that leak, are filtered and noisy [shape=(stem, channel, time)], as 16-bit numbers."""
     from scipy.signal import oaconvolve
 
-    from unbraid.datasets.synthetic import synthesize_song
+    from unbraid.datasets.synthesis.song import Studio
 
     rng = np.random.default_rng(0)
-    references = np.stack(list(synthesize_song(seconds, seed=1).values())).astype(np.float64)
+    song = Studio(RATE).song(seconds, np.random.default_rng(12), style="pop")
+    references = np.stack([song[stem] for stem in ("vocals", "drums", "bass", "other")]).astype(np.float64)
     leaks = np.eye(len(references)) + rng.uniform(0, 0.15, (len(references),) * 2)
     taps = rng.standard_normal((len(references), 1, 200)) * np.exp(-np.arange(200) / 20) * 0.1
     taps[..., 0] = 1

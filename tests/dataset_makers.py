@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,10 +15,11 @@ from av.audio.frame import AudioFrame
 
 from song_makers import encode
 from unbraid.audio.read import read_audio
-from unbraid.datasets.synthetic import synthesize_song
+from unbraid.datasets.synthesis.song import Studio
 from unbraid.datatypes import FloatArray
 
 __all__ = [
+    "STEMS",
     "STREAMS",
     "MadeTrack",
     "make_csv",
@@ -25,12 +27,31 @@ __all__ = [
     "make_folder",
     "make_musdb18",
     "make_musdb18_hq",
+    "make_song",
     "touch",
     "write_stem_mp4",
 ]
 
 SAMPLE_RATE = 44100
+STEMS = ("vocals", "drums", "bass", "other")
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # as they lie in a .stem.mp4
+
+
+def make_song(seconds: float, *, seed: int = 0, sample_rate: int = SAMPLE_RATE) -> dict[str, FloatArray]:
+    """A pop song of the four STEMS, the piano being part of "other".
+
+    Of those that the seed gives, the first that has all four, none more than 10 dB below the loudest.
+    """
+    studio = Studio(sample_rate)
+    for attempt in itertools.count():
+        song = studio.song(seconds, np.random.default_rng([seed, attempt]), style="pop")
+        others = [song[stem] for stem in ("other", "piano") if stem in song]
+        if others and song.keys() >= {"vocals", "drums", "bass"}:
+            stems = {**{stem: song[stem] for stem in STEMS[:3]}, "other": np.sum(others, axis=0, dtype=np.float32)}
+            levels_db = [10 * np.log10(np.mean(np.square(samples))) for samples in stems.values()]
+            if min(levels_db) > max(levels_db) - 10:
+                return stems
+    raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +176,7 @@ def _songs(n_tracks: int, seconds: float, subsets: Sequence[str]) -> list[MadeTr
 
 @functools.lru_cache(maxsize=8)
 def _signals(seconds: float, seed: int) -> Mapping[str, FloatArray]:
-    stems = synthesize_song(seconds, seed=seed, sample_rate=SAMPLE_RATE)
+    stems = make_song(seconds, seed=seed)
     mixture = np.sum(list(stems.values()), axis=0, dtype=np.float32)
     return {"mixture": mixture, **{stem: stems[stem] for stem in STREAMS[1:]}}
 

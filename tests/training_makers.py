@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from unbraid.datasets.synthetic import synthesize_song
+from dataset_makers import STEMS, make_song
 
 __all__ = ["RATE", "STEMS", "TINY", "make_songs", "write_recipe"]
 
 RATE = 8000
-STEMS = ("vocals", "drums", "bass", "other")
 # Every augmentation that the papers use, at the sizes of a toy: tests of exactness must see all of them.
 TINY = """
 [network]
@@ -60,7 +59,7 @@ def make_songs(folder: Path, *, n_tracks: int = 2, seconds: float = 6.0) -> Path
     for nth in range(n_tracks):
         place = folder / f"song {nth}"
         place.mkdir(parents=True)
-        for stem, samples in synthesize_song(seconds, seed=nth, sample_rate=RATE).items():
+        for stem, samples in make_song(seconds, seed=nth, sample_rate=RATE).items():
             whole = np.rint(np.clip(samples, -1, 1 - 2**-15) * 2**15).astype(np.int16)
             soundfile.write(place / f"{stem}.wav", whole.T, RATE, subtype="PCM_16")
     return folder

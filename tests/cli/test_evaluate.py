@@ -17,10 +17,9 @@ import soundfile
 
 from browser import Browser, open_browser
 from commands import QUICK, REAL, STEMS, Outcome, Runner, command, environment, in_terminal, quick_engine, run_inside
-from dataset_makers import make_folder, make_musdb18, make_musdb18_hq
+from dataset_makers import make_folder, make_musdb18, make_musdb18_hq, make_song
 from museval_metrics import museval_bss_eval
 from unbraid.audio.read import read_audio
-from unbraid.datasets.synthetic import synthesize_song
 from unbraid.datatypes import FloatArray
 from unbraid.evaluation.results import BSS_METRICS
 
@@ -33,8 +32,11 @@ SYSTEMS = ("tiny", "oracle:irm2", "mix")
 def musdb18_hq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tracks of one channel, which BSSEval does in no time."""
     folder = tmp_path_factory.mktemp("data") / "musdb18hq"
-    for seed, track in enumerate(TRACKS):
-        stems = {stem: samples.mean(axis=0) for stem, samples in synthesize_song(2.5, seed=seed).items()}
+    # In these songs, a Wiener filter changes every score of the tiny network by 0.004 dB or more, not in all.
+    for seed, track in zip((3, 15), TRACKS, strict=True):
+        # Whole steps of 16 bits: where a synthesiser's stem has nothing at all, BSSEval's equations would be singular.
+        song = make_song(2.5, seed=seed).items()
+        stems = {stem: np.rint(samples.mean(axis=0) * 2**15) / np.float32(2**15) for stem, samples in song}
         for name, samples in {"mixture": sum(stems.values()), **stems}.items():
             path = folder / "test" / track / f"{name}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)

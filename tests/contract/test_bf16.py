@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataset_makers import STEMS, make_song
 from processor import has_bf16
 from unbraid import Options, Separator
-from unbraid.datasets.synthetic import STEMS, synthesize_song
 from unbraid.datatypes import FloatArray
 from unbraid.evaluation.scores import usdr
 from unbraid.models.demucs.config import DemucsConfig
@@ -202,7 +202,7 @@ def separated(folder: Path, mix: FloatArray, precision: str) -> FloatArray:
 
 def song() -> FloatArray:
     """Two seconds of a song [shape=(stem, channel, time)]."""
-    stems = synthesize_song(SEGMENT / 44100, seed=2)
+    stems = make_song(SEGMENT / 44100, seed=2)
     return np.stack([stems[stem] for stem in STEMS])
 
 

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from commands import run_inside
+from dataset_makers import make_song
 from unbraid import Separator
-from unbraid.datasets.synthetic import synthesize_song
 from unbraid.evaluation.scores import usdr
 from unbraid.weights.store import load_model
 
@@ -34,7 +34,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("songs")
     (folder / "song").mkdir()
-    for stem, samples in synthesize_song(30.0, seed=8, sample_rate=RATE).items():
+    for stem, samples in make_song(30.0, seed=8, sample_rate=RATE).items():
         soundfile.write(folder / "song" / f"{stem}.wav", samples.T, RATE, subtype="FLOAT")
     return folder
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import signal
 
-from unbraid.datasets.synthetic import synthesize_song
+from dataset_makers import make_song
 from unbraid.datatypes import FloatArray
 from unbraid.errors import UsageError
 from unbraid.evaluation.oracles import ORACLES, TrueBlock, oracle_blocks
@@ -27,7 +27,8 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def song() -> FloatArray:
-    return np.stack(list(synthesize_song(6.0, seed=3).values()))
+    # Of this song, one stem lies well to the side: 12 dB by masks, 19 by its direction.
+    return np.stack(list(make_song(6.0, seed=1).values()))
 
 
 def separate(name: str, stems: FloatArray, mix: FloatArray | None = None, *, edges: tuple[int, ...] = ()) -> FloatArray:

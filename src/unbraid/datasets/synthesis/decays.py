@@ -13,7 +13,6 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from unbraid.datasets.sounds import Clock, band
 from unbraid.datatypes import FloatArray
 
 __all__ = ["StringTone", "burst", "drawn_body", "ringing"]
@@ -68,13 +67,23 @@ def burst(
 ) -> FloatArray:
     """Return noise between two frequencies, of unit power at first, that dies away: (time,)."""
     n_heard = min(n_samples, max(1, round(7 * decay_s * sample_rate)))
-    clock = Clock(sample_rate, n_heard)
-    noise = band(clock, rng.standard_normal(n_heard, np.float32), min(low_hz, 0.2 * sample_rate), high_hz)
+    white = rng.standard_normal(n_heard, np.float32)
+    noise = _band(white, min(low_hz, 0.2 * sample_rate), high_hz, sample_rate)
     noise *= np.float32(np.sqrt(0.5 * sample_rate / max(min(high_hz, 0.45 * sample_rate) - low_hz, 100)))
     noise *= np.exp(np.arange(n_heard, dtype=np.float32) * np.float32(-1 / (decay_s * sample_rate)))
     sound = np.zeros(n_samples, np.float32)
     sound[:n_heard] = noise
     return sound
+
+
+def _band(noise: FloatArray, low_hz: float, high_hz: float, sample_rate: int) -> FloatArray:
+    """Return what a noise has between two frequencies, as far as the sample rate goes."""
+    from scipy.signal import butter, sosfilt
+
+    high_hz = min(high_hz, 0.45 * sample_rate)
+    sections = butter(2, (min(low_hz, 0.5 * high_hz), high_hz), "bandpass", fs=sample_rate, output="sos")
+    filtered: FloatArray = sosfilt(sections, noise).astype(np.float32)
+    return filtered
 
 
 def drawn_body(depth_db: float, rng: Generator) -> tuple[float, ...]:

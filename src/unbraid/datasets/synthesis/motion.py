@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from unbraid.datasets.sounds import Clock, at_audio_rate, smoothed
+from unbraid.datasets.synthesis.clock import Clock, at_audio_rate, smoothed
 from unbraid.datasets.synthesis.sweeps import softened
 from unbraid.datatypes import FloatArray
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from unbraid.datasets.sounds import Clock, at_audio_rate
+from unbraid.datasets.synthesis.clock import Clock, at_audio_rate
 from unbraid.datatypes import FloatArray
 
 __all__ = ["Phase", "Pitch", "Wave", "drawn_spectrum", "looked_up", "radians", "wavetable"]

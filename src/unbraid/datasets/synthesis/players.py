@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from unbraid.datasets.sounds import Clock, at_audio_rate, panned, smoothed
+from unbraid.datasets.synthesis.clock import Clock, at_audio_rate, smoothed
 from unbraid.datasets.synthesis.motion import Effect
 from unbraid.datasets.synthesis.oscillators import Pitch
 from unbraid.datasets.synthesis.score import Note, Player
@@ -170,7 +170,7 @@ class Polyphonic:
         sound *= np.float32(_PEAK / max(float(np.abs(sound).max()), 1e-6))
         if len(sound) == 2:
             return sound
-        return panned(sound[0], self.pan)
+        return _panned(sound[0], self.pan)
 
     def _envelope(self, clock: Clock) -> FloatArray:
         level = at_audio_rate(clock, self.envelope.held(clock.control_seconds()))
@@ -249,7 +249,7 @@ class Monophonic:
         gains = np.array([loudness(velocity, self.softness) for velocity in velocities])
         level = gains[at] * self.envelope.held(sounding_s) * self.envelope.let_go(age_s - held_s[at])
         sound *= at_audio_rate(clock, _rounded(clock, level))
-        return sound if len(sound) == 2 else panned(sound[0], self.pan)
+        return sound if len(sound) == 2 else _panned(sound[0], self.pan)
 
     def _gliding(
         self, notes: list[Note], starts: NDArray[Any], joined: NDArray[Any], age_s: NDArray[Any], at: NDArray[Any]
@@ -290,6 +290,12 @@ def _pieces(hz: FloatArray, starts: NDArray[Any]) -> Pitch:
     return Pitch(hz, pieces)
 
 
+def _panned(samples: FloatArray, pan: float) -> FloatArray:
+    """Place a mono sound between left (−1) and right (1) at constant power: (2, time)."""
+    angle = np.pi / 4 * (pan + 1)
+    return np.stack([samples * np.float32(np.cos(angle)), samples * np.float32(np.sin(angle))])
+
+
 def _rounded(clock: Clock, level: NDArray[Any]) -> NDArray[Any]:
     """Take the clicks out of a level that jumps, by its mean over the last 3 ms."""
     width_s = 0.003
@@ -315,5 +321,5 @@ class Doubled:
                 for note, late_s in zip(notes, late, strict=True)
             )
             mono = self.player(take, n_samples, sample_rate, rng).mean(axis=0)
-            samples += panned(mono, side * self.width)
+            samples += _panned(mono, side * self.width)
         return samples

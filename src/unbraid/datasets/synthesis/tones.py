@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from unbraid.datasets.sounds import Clock, at_audio_rate
+from unbraid.datasets.synthesis.clock import Clock, at_audio_rate
 from unbraid.datasets.synthesis.oscillators import Pitch, Wave, radians
 from unbraid.datasets.synthesis.sweeps import Sweep, softened, swept
 from unbraid.datatypes import FloatArray

@@ -90,7 +90,8 @@ class SharedUNet(nn.Module):
             _Block(width, width, rows[level], divisor) for level, width in enumerate(widths[:-1])
         )
         self.head = nn.Conv2d(widths[0], config.n_stems * config.n_channels * config.n_folded, 1)
-        self.to(memory_format=torch.channels_last)  # a quarter faster than features first
+        # Features last: a quarter faster than features first.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """See the class."""

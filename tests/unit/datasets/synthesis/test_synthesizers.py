@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
+from unbraid.datasets.synthesis.clock import Clock, at_audio_rate, smoothed
 from unbraid.datasets.synthesis.decays import ringing
 from unbraid.datasets.synthesis.drum_machine import drum_machine
 from unbraid.datasets.synthesis.motion import Amplifier, Chorus, Gate, RotatingSpeaker, Tremolo
@@ -153,6 +154,22 @@ def test_a_moving_pitch_is_followed() -> None:
     Wave("sine").add_to(sound, Pitch(hz, ((0, 44100, 600.0),)), 0.0, 44100, default_rng(0))
     rising = np.flatnonzero((sound[0, :-1] < 0) & (sound[0, 1:] >= 0))
     assert np.allclose(44100 / np.diff(rising), hz[rising[:-1]], rtol=0.02)
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 31, 32, 33, 1000])
+def test_curves_are_straight_between_their_points(n_samples: int) -> None:
+    clock = Clock(8000, n_samples)
+    time_s = clock.control_seconds()
+    curve = default_rng(0).standard_normal(len(time_s))
+    expected = np.interp(np.arange(n_samples) / 8000, time_s, curve)
+    np.testing.assert_allclose(at_audio_rate(clock, curve), expected, atol=1e-6)
+
+
+def test_smoothing_turns_a_step_into_a_ramp_of_its_width() -> None:
+    clock = Clock(8000, 8000)
+    time_s = clock.control_seconds()
+    found = smoothed(clock, time_s >= 0.5, 0.2)
+    np.testing.assert_allclose(found, np.clip((time_s - 0.4) / 0.2, 0, 1), atol=0.03)  # half a point, of 50
 
 
 def test_fm_stays_in_its_band() -> None:
