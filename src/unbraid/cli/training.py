@@ -235,9 +235,8 @@ class _Display(Screen, Watcher):
         loss = sum(losses.values()) / len(losses)
         self._mean_loss = loss if math.isnan(self._mean_loss) else 0.98 * self._mean_loss + 0.02 * loss
         elapsed = max(now - self._begun, 1e-3)
-        speed = (
-            f"{self._music_s / elapsed:.1f}×" if progress.step > self._first_step else "–"
-        )  # a first step tells none
+        # A first step tells none.
+        speed = f"{self._music_s / elapsed:.1f}×" if progress.step > self._first_step else "–"
         if self._bars is not None:
             self._move(progress, speed)
         elif now - self._said > _SAY_EVERY_S:

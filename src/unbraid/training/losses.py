@@ -30,11 +30,9 @@ _LEAST_BAND_ERROR = 1e-2  # the same in a band
 class LossConfig:
     """What a training makes small.
 
-    kind : of waveforms "l1", "mse", "stft" (see `n_ffts`), "l1+stft" (their sum), "si_sdr" or "log_error" (the
-        logarithm of the error's energy, with an L1 distance); of spectra "spectral_log_error" (the
-        same of a spectrogram's bins, in all and by bands); of magnitudes
-        "magnitude_l1" (Spleeter), "magnitude_l1_weighted" (Spleeter's `weighted_L1_mask`) or "magnitude_mse"
-        (Open-Unmix)
+    kind : of waveforms "l1", "mse", "stft" (see `n_ffts`), "l1+stft" (their sum) or "si_sdr"; of spectra
+        "spectral_log_error" (see `spectral_losses`); of magnitudes "magnitude_l1" (Spleeter), "magnitude_l1_weighted"
+        (Spleeter's `weighted_L1_mask`) or "magnitude_mse" (Open-Unmix)
     weights : of stems, by name; 1 where none is given
     n_ffts : sizes of the FFTs of "stft" and "l1+stft", in samples; hops are a quarter of them
     """
@@ -193,23 +191,12 @@ def _negative_si_sdr(estimates: Tensor, truths: Tensor, config: LossConfig) -> T
     return decibels.mean(0)
 
 
-def _logarithmic(estimates: Tensor, truths: Tensor, config: LossConfig) -> Tensor:
-    """What SDR counts: log10(‖ŝ − s‖² / ‖Σs‖² + 1e-3), and to it the distance ‖ŝ − s‖₁ / ‖Σs‖₁, of each example.
-
-    Relative to the mix, so that a soft example counts as much as a loud one, and silence is to be silent; the floor
-    lets go of stems that are 30 dB better than the mix.
-    """
-    mix = truths.sum(dim=1)
-    error, distance = (estimates - truths).square().sum(dim=(2, 3)), (estimates - truths).abs().sum(dim=(2, 3))
-    energy, size = mix.square().sum(dim=(1, 2))[:, None] + _DELTA, mix.abs().sum(dim=(1, 2))[:, None] + _DELTA
-    return ((error / energy + _LEAST_ERROR).log10() + distance / size).mean(0)
-
-
 def spectral_losses(errors: Tensor, energies: Tensor) -> Tensor:
-    """Give the loss of each stem in "spectral_log_error", as the mean over the batch.
+    """Give the loss of each stem in "spectral_log_error", as the mean over the batch: what SDR counts.
 
-    As "log_error", but without transforms back to samples: log10(Σe / Σx + 1e-3) over all bins, and to it the mean of
-    log10(Σe / Σx + 1e-2) over bands of two octaves, so that not the bass alone decides.
+    log10(Σe / Σx + 1e-3) over all bins, and to it the mean of log10(Σe / Σx + 1e-2) over bands of two octaves, so that
+    not the bass alone decides. Relative to the mix, so that a soft example counts as much as a loud one, and silence is
+    to be silent; the floors let go of stems that are so much better than the mix. Needs no transform back to samples.
 
     errors, energies : e of each stem [shape=(batch, stem, bin)], and x of the mix [shape=(batch, bin)], in the same
         unit
@@ -236,7 +223,6 @@ _KINDS: Final[Mapping[str, Callable[[Tensor, Tensor, LossConfig], Tensor]]] = Ma
         "stft": _spectral,
         "l1+stft": _absolute_and_spectral,
         "si_sdr": _negative_si_sdr,
-        "log_error": _logarithmic,
         "magnitude_l1": _absolute,
         "magnitude_l1_weighted": _weighted_absolute,
         "magnitude_mse": _squared,

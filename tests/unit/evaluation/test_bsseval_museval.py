@@ -395,3 +395,14 @@ def test_singular_songs_have_a_larger_sar_than_in_museval() -> None:
     assert (np.ptp(theirs, axis=0) > 0.5).all()
     assert (np.ptp(found, axis=0) < 0.05).all()
     assert (found.min(axis=0) > theirs.max(axis=0)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="of some singular songs, one order of stems gives garbage: SAR about 0, not 22")
+def test_no_order_of_a_singular_song_gives_garbage() -> None:
+    """A song that was found by chance. The refinement of `solve_block_toeplitz` is suspected, not proven."""
+    references = panned_bass(make_song(3.0, seed=0), "bass", "vocals", "other")
+    estimates = estimate(references, np.random.default_rng(0))
+    found = whole_track_in_every_order(ours, references, estimates, window=None, hop=None)[:, 3]
+    print(f"SAR: {found}")  # noqa: T201
+    assert (np.ptp(found, axis=0) < 0.05).all()

@@ -152,23 +152,6 @@ def test_si_sdr_does_not_know_scale_and_is_in_decibels() -> None:
     assert stem_losses(truth + 0.1 * truth.flip(-1), truth, config).item() == pytest.approx(-20, abs=1e-5)
 
 
-def test_the_logarithm_of_the_error_is_relative_to_the_mix() -> None:
-    estimates, truths = pair("l1")
-    config = config_of("log_error")
-    expected = np.zeros(3)
-    for example, truth in zip(estimates.numpy(), truths.numpy(), strict=True):
-        mix = truth.sum(axis=0)
-        for i in range(3):
-            error = example[i] - truth[i]
-            expected[i] += np.log10((error**2).sum() / (mix**2).sum() + 1e-3) + np.abs(error).sum() / np.abs(mix).sum()
-    found = stem_losses(estimates, truths, config)
-    np.testing.assert_allclose(found, expected / 2, rtol=1e-8)
-    np.testing.assert_allclose(stem_losses(7 * estimates, 7 * truths, config), found, rtol=1e-8)
-    np.testing.assert_allclose(stem_losses(truths, truths, config), -3)  # the floor
-    estimates = estimates[:1, :, :, :20].clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: stem_losses(x, truths[:1, :, :, :20], config), estimates)
-
-
 def test_errors_of_spectra_count_as_a_whole_and_by_bands() -> None:
     rng = np.random.default_rng(5)
     errors, energies = rng.random((2, 3, 64)) * np.array([1, 0.01, 1e-4])[:, None], rng.random((2, 64)) + 0.1
@@ -180,16 +163,12 @@ def test_errors_of_spectra_count_as_a_whole_and_by_bands() -> None:
             expected[i] += np.log10(error[i].sum() / energy.sum() + 1e-3) + np.mean(by_band)
     found = spectral_losses(torch.from_numpy(errors), torch.from_numpy(energies))
     np.testing.assert_allclose(found, expected / 2, rtol=1e-6)
-    assert LossConfig("spectral_log_error").on_spectra and not LossConfig("log_error").on_spectra
-    nothing = spectral_losses(torch.zeros(1, 3, 64, requires_grad=True), torch.zeros(1, 64))
-    np.testing.assert_allclose(nothing.detach(), -5)
-
-
-def test_silence_as_a_whole_has_a_finite_logarithm() -> None:
-    silence = torch.zeros(1, 3, 2, 50, requires_grad=True)
-    losses = stem_losses(silence, torch.zeros(1, 3, 2, 50), config_of("log_error"))
-    losses.sum().backward()
-    assert torch.isfinite(losses).all() and silence.grad is not None and torch.isfinite(silence.grad).all()
+    assert LossConfig("spectral_log_error").on_spectra and not LossConfig("l1").on_spectra
+    silence = torch.zeros(1, 3, 64, requires_grad=True)
+    nothing = spectral_losses(silence, torch.zeros(1, 64))
+    nothing.sum().backward()
+    np.testing.assert_allclose(nothing.detach(), -5)  # the floors
+    assert silence.grad is not None and torch.isfinite(silence.grad).all()
 
 
 def test_a_loss_of_halves_is_computed_in_float32() -> None:
