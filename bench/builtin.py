@@ -3,7 +3,7 @@
 Songs are made up, a network learns from them alone, and is then tuned on real songs and their remixes beside them: once
 for each real song without it, which gives the scores, and once on all of them, which gives the model. Everything that
 is there already is kept, so the same command goes on where it was stopped. FOLDER holds 40 GB in the end: the model as
-it is shipped in builtin, the scores in scores.json, and the tables of its card in scores.md.
+it is shipped in shipped/all, the scores in scores.json, and the tables of its card in scores.md.
 """
 
 from __future__ import annotations
@@ -62,20 +62,21 @@ def main() -> None:
     train(out, "base", BASE, out / "songs")
     split_real_songs(songs, out)
     remix_real_songs(out)
+    train(out, "tuned/all", TUNED, out / "all", "--from", out / "base/model")
     weights = '"song *" = 1, "*" = 20'
     for song in songs:
         without = f'remix.weights={{ "*{song.name}*" = 0, {weights} }}'
         train(out, f"tuned/without {song.name}", TUNED, out / "all", "--from", out / "base/model", "--set", without)
-    train(out, "tuned/all", TUNED, out / "all", "--from", out / "base/model")
-    scores = {song.name: score(out / f"tuned/without {song.name}/model", read_stems(song)) for song in songs}
+    for model in (out / "tuned").iterdir():
+        ship(model, out / "shipped" / model.name)
+    scores = {song.name: score(out / f"shipped/without {song.name}", read_stems(song)) for song in songs}
     for name in ("unheard pianos", "synthesisers"):
         found = sorted((out / "tests" / name).iterdir())
-        scores |= {f"{name}, {song.name}": score(out / "tuned/all/model", read_stems(song)) for song in found}
-    ship(out)
+        scores |= {f"{name}, {song.name}": score(out / "shipped/all", read_stems(song)) for song in found}
     (out / "scores.json").write_text(json.dumps(scores, indent=1))
     (out / "scores.md").write_text(tables(scores, [song.name for song in songs]))
     for song in songs:
-        draw(out / f"tuned/without {song.name}/model", song, out / f"{song.name}.png")
+        draw(out / f"shipped/without {song.name}", song, out / f"{song.name}.png")
 
 
 def unbraid(*arguments: object) -> None:
@@ -182,17 +183,17 @@ def write_song(place: Path, stems: Mapping[str, FloatArray]) -> None:
     partial.rename(place)
 
 
-def ship(out: Path) -> None:
-    """The model of all songs, smaller, and for longer blocks, at whose ends less is unknown."""
-    model = read_model_file(out / "tuned/all/model")
-    tensors = read_tensors(out / "tuned/all/model" / WEIGHTS)
+def ship(trained: Path, place: Path) -> None:
+    """Write a model as it is shipped: smaller, and for longer blocks, at whose ends less is unknown."""
+    model = read_model_file(trained / "model")
+    tensors = read_tensors(trained / "model" / WEIGHTS)
     (part,) = model.networks
     part = replace(part, config=replace(part.config, n_frames=N_FRAMES))
     about = "five real songs, an instrument bank, voices and synthetic songs; see its card"
     model = replace(model, name="unbraid:5stems", networks=(part,), licence="MIT", training_data=about)
     # Kernels bear half the precision; statistics of a batch normalisation may be too small for it.
     halves = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items() if x.dtype.kind == "f"}
-    write_model(out / "builtin", model, halves)
+    write_model(place, model, halves)
 
 
 def score(model: Path, stems: Mapping[str, FloatArray]) -> dict[str, dict[str, float]]:
