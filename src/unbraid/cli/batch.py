@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from unbraid.cli.downloads import DownloadDisplay
-from unbraid.cli.memory import return_large_arrays
 from unbraid.cli.render import Display
 from unbraid.cli.threads import in_threads
 from unbraid.datatypes import AUDIO_SUFFIXES
 from unbraid.errors import AudioError, CancelledError, UnbraidError, UsageError
+from unbraid.memory import keep_memory
 from unbraid.separation.output import Output, existing_outputs, output_paths
 from unbraid.separation.plan import Options
 from unbraid.separation.separator import Separator, check_part
@@ -58,7 +58,7 @@ def run(batch: Batch) -> int:
     if not batch.files:
         raise UsageError("no files given; try 'unbraid separate song.mp3'")
     check_part(batch.offset_s, batch.duration_s)
-    return_large_arrays()
+    keep_memory()
     display = Display(batch.show)
     start = time.perf_counter()
     with DownloadDisplay(quiet=batch.show == "errors") as downloads:

@@ -28,6 +28,7 @@ from unbraid.evaluation.report import Table, write_report
 from unbraid.evaluation.results import BSS_METRICS, TrackScores
 from unbraid.evaluation.summary import MEASURED_HERE, Summaries, ranking, summary_table, write_csv
 from unbraid.evaluation.systems import System, folder_system, model_system, oracle_system
+from unbraid.memory import keep_memory
 from unbraid.separation.plan import Options
 from unbraid.separation.separator import Separator
 
@@ -64,6 +65,7 @@ def run(given: Run) -> int:
     """Score every system on every track; one that fails does not stop the others. Returns the exit code."""
     if given.report and find_spec("plotly") is None:
         raise EngineError("the report needs plotly: pip install 'unbraid[evaluate]', or leave it out with --no-report")
+    keep_memory()
     dataset = _dataset(given)
     arrays = open_arrays(given.device, max(1, (os.cpu_count() or 1) // given.jobs))
     if os.path.lexists(given.folder) and not given.folder.is_dir():

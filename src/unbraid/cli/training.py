@@ -18,6 +18,7 @@ from typing import Any
 
 from unbraid.cli.render import Screen, clock, columns, one_line, print_line
 from unbraid.errors import CancelledError, UsageError
+from unbraid.memory import keep_memory
 from unbraid.training.data import Material
 from unbraid.training.log import StepLog
 from unbraid.training.loop import Limits, Watcher
@@ -73,6 +74,7 @@ def run(given: Run) -> int:
     if given.minutes is not None and not given.minutes > 0:
         raise UsageError(f"--minutes must be more than 0, got {given.minutes}")
     limits = Limits(steps=given.steps, seconds=None if given.minutes is None else 60 * given.minutes)
+    keep_memory(of_any_size=True)
     job = Job(
         recipe=recipe,
         data=given.data,

@@ -35,7 +35,6 @@ from unbraid.training.examples import Drawable, Examples
 from unbraid.training.examples import batches as example_batches
 from unbraid.training.export import card_of, save_model
 from unbraid.training.loop import Limits, Watcher, fit
-from unbraid.training.memory import keep_memory
 from unbraid.training.networks import (
     Trainable,
     example_samples,
@@ -132,7 +131,6 @@ def run(job: Job, watch: Callable[[str, Trainable, Material, int], Watcher], wat
     ------
     UnbraidError : the data, the recipe, the model to begin with, or the machine will not do
     """
-    keep_memory()
     recipe = job.recipe
     begin = _start(recipe.network.start) if recipe.network.start else None
     if job.spleeter is None:
