@@ -39,6 +39,7 @@ STEPS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "stages": stages.measure,
     "wiener": wiener.measure,
     "memory": separate.measure_memory,
+    "builtin": separate.measure_builtin,
     "demucs": beside_demucs.measure,
     "two-stems": beside_demucs.measure_two_stems,
     "rtf": rtf.measure,

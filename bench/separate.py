@@ -11,7 +11,7 @@ from typing import Any
 from bench.machine import has_bf16
 from bench.measure import Setting, Took, log, median, numbers, run
 
-__all__ = ["MODELS", "SONG_S", "make_checkpoints", "make_songs", "measure", "measure_memory"]
+__all__ = ["MODELS", "SONG_S", "make_checkpoints", "make_songs", "measure", "measure_builtin", "measure_memory"]
 
 MODELS = ("4stems", "2stems")
 SONG_S = 210
@@ -38,7 +38,7 @@ def run_ours(setting: Setting, model: str, song: Path, home: Path, *options: str
     """Run our command into an empty folder, with the compiled-model cache below `home`."""
     target = setting.results / "out" / out
     shutil.rmtree(target, ignore_errors=True)
-    command: list[str | Path] = [*setting.unbraid, "separate", "-p", f"spleeter:{model}", "-o", target, *options, song]
+    command: list[str | Path] = [*setting.unbraid, "separate", "-p", model, "-o", target, *options, song]
     return run(command, env={"MODEL_PATH": str(setting.models), "UNBRAID_HOME": str(home)})
 
 
@@ -72,7 +72,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 def _measure_model(setting: Setting, model: str, songs: dict[int, Path]) -> dict[str, Any]:
     home, empty = setting.results / "home", setting.results / "home-empty"
     # Not counted: reads the programs from disk, and fills our cache of compiled models.
-    run_ours(setting, model, songs[30], home)
+    run_ours(setting, f"spleeter:{model}", songs[30], home)
     if setting.spleeter:
         run_theirs(setting, model, songs[30])
     runs: dict[str, list[Took]] = {}
@@ -81,10 +81,12 @@ def _measure_model(setting: Setting, model: str, songs: dict[int, Path]) -> dict
         if setting.spleeter:
             runs.setdefault("theirs", []).append(run_theirs(setting, model, songs[SONG_S]))
         shutil.rmtree(empty, ignore_errors=True)
-        runs.setdefault("cold", []).append(run_ours(setting, model, songs[SONG_S], empty))
-        runs.setdefault("warm", []).append(run_ours(setting, model, songs[SONG_S], home))
+        runs.setdefault("cold", []).append(run_ours(setting, f"spleeter:{model}", songs[SONG_S], empty))
+        runs.setdefault("warm", []).append(run_ours(setting, f"spleeter:{model}", songs[SONG_S], home))
         if has_bf16():
-            runs.setdefault("warm f32", []).append(run_ours(setting, model, songs[SONG_S], home, "--precision", "f32"))
+            runs.setdefault("warm f32", []).append(
+                run_ours(setting, f"spleeter:{model}", songs[SONG_S], home, "--precision", "f32")
+            )
         log(
             "  " + ", ".join(f"{kind} {took[-1].wall_s:.2f} s {took[-1].peak_mb:.0f} MB" for kind, took in runs.items())
         )
@@ -98,7 +100,17 @@ def _measure_model(setting: Setting, model: str, songs: dict[int, Path]) -> dict
             for kind, took in runs.items()
             if kind != "theirs"
         }
-        run_ours(setting, model, songs[SONG_S], home, "--precision", "f32", "--high-band", "model", out="compared")
+        run_ours(
+            setting,
+            f"spleeter:{model}",
+            songs[SONG_S],
+            home,
+            "--precision",
+            "f32",
+            "--high-band",
+            "model",
+            out="compared",
+        )
         result["difference"] = _difference(setting, songs[SONG_S].stem)
     return result
 
@@ -118,11 +130,28 @@ def measure_memory(setting: Setting) -> dict[str, Any]:
     home = setting.results / "home"
     found: dict[str, Any] = {}
     for model in MODELS:
-        run_ours(setting, model, songs[30], home)
+        run_ours(setting, f"spleeter:{model}", songs[30], home)
         lengths = MEMORY_S if model == "4stems" else MEMORY_S[-1:]
         for seconds in lengths:
-            took = run_ours(setting, model, songs[seconds], home)
+            took = run_ours(setting, f"spleeter:{model}", songs[seconds], home)
             log(f"{model}, {seconds} s: {took.wall_s:.2f} s, {took.peak_mb:.0f} MB")
             found.setdefault(model, {})[str(seconds)] = numbers(took)
+    shutil.rmtree(setting.results / "out", ignore_errors=True)
+    return found
+
+
+def measure_builtin(setting: Setting) -> dict[str, Any]:
+    """Time and peak memory of the built-in model for songs of growing length; of short ones the median."""
+    songs = make_songs(setting)
+    home = setting.results / "home"
+    found: dict[str, Any] = {}
+    for precision in ("f32", "bf16") if has_bf16() else ("f32",):
+        options = ("--precision", precision)
+        run_ours(setting, "unbraid:4stems", songs[30], home, *options)
+        for seconds in MEMORY_S:
+            rounds = setting.rounds if seconds <= 600 else 1
+            took = [run_ours(setting, "unbraid:4stems", songs[seconds], home, *options) for _ in range(rounds)]
+            log(f"built in, {precision}, {seconds} s: " + ", ".join(f"{one.wall_s:.2f} s" for one in took))
+            found.setdefault(precision, {})[str(seconds)] = [numbers(one) for one in took]
     shutil.rmtree(setting.results / "out", ignore_errors=True)
     return found
