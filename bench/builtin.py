@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,8 @@ def main() -> None:
 def unbraid(*arguments: object) -> None:
     command = [sys.executable, "-m", "unbraid", *map(str, arguments)]
     print("unbraid", *arguments, flush=True)
-    subprocess.run(command, check=True)
+    # Large pages, where Linux gives them to who asks: a step is up to 1.6 times as fast.
+    subprocess.run(command, check=True, env={"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ)
 
 
 def make_songs(data: Path, out: Path) -> None:
