@@ -44,7 +44,7 @@ def save_model(
         weights = tuple(float(stem == name) for stem in trainable.stems) if is_bag else None
         parts.append(NetworkPart(trainable.family, trainable.config, name if is_bag else "", weights))
         arrays = state_arrays(trainable)
-        tensors.update({parts[-1].prefix + key: np.ascontiguousarray(value) for key, value in arrays.items()})
+        tensors.update({parts[-1].prefix + key: np.asarray(value, order="C") for key, value in arrays.items()})
     model = ModelFile(
         name=folder.name,
         stems=tuple(first.stems),
