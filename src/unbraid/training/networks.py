@@ -314,9 +314,11 @@ class _SpleeterTrainable(Trainable):
         masks = self._own_masks(spec)
         seen = self._real(spec)
         power = seen.square().sum(-1)
-        common, energies = torch.empty_like(masks), masks.new_empty(masks.shape[:2])
-        # One stem at a time, which stays in the cache.
+        common, energies = torch.zeros_like(masks), masks.new_zeros(masks.shape[:2])
+        # One stem at a time, which stays in the cache. In a fifth of them is silence.
         for b, s in np.ndindex(*masks.shape[:2]):
+            if not stems[b, s].any():
+                continue
             true = self._real(self.spectrogram(stems[b, s]))
             common[b, s] = (true * seen[b]).sum(-1)
             energies[b, s] = true.square().sum()
