@@ -259,5 +259,5 @@ DIGESTS = {
     "unet": "7953b6e4267b8e1e",
     "unet-elu": "6abe9babb1982c65",
     "softmax-relu": "51f00fc157ca800e",
-    "shared": "f5a6759bfbe5c8a5",
+    "shared": "b842a8c91579ba25",
 }
