@@ -296,7 +296,9 @@ def test_list_shows_everything_and_what_is_here(world: World, archive: Path, oth
     everything = json.loads(done(world.run("models", "list", "--json")).out)
     by_name = {row["name"]: row for row in everything}
     assert len(by_name) == len(everything)
-    assert {"unbraid:4stems", "unbraid:2stems", "unbraid:5stems", "spleeter:2stems", "htdemucs", "umxl", "mine"} < set(by_name)
+    assert {"unbraid:4stems", "unbraid:2stems", "unbraid:5stems", "spleeter:2stems", "htdemucs", "umxl", "mine"} < set(
+        by_name
+    )
     here = by_name[MODEL]
     assert here["state"] == "installed"
     assert here["size"] == (world.home / FOLDER / "weights.safetensors").stat().st_size

@@ -143,7 +143,7 @@ def _builtin(name: str) -> Model:
     model = _folder(name, BUILTIN_FOLDER)
     own, sums = model.transform.stems, _SUMS[name]
     summed = {part for parts in sums.values() for part in parts}
-    named = {stem: (stem,) for stem in own if stem not in summed} | sums
+    named = {**{stem: (stem,) for stem in own if stem not in summed}, **sums}
     stems = tuple((stem, tuple(own.index(part) for part in parts)) for stem, parts in named.items())
     return replace(model, stems=stems)
 

@@ -81,9 +81,7 @@ class SharedUNet(nn.Module):
         )
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.ups = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
-        self.decoders = nn.ModuleList(
-            _Block(width, rows[level], divisor) for level, width in enumerate(widths[:-1])
-        )
+        self.decoders = nn.ModuleList(_Block(width, rows[level], divisor) for level, width in enumerate(widths[:-1]))
         self.head = nn.Conv2d(widths[0], config.n_stems * config.n_channels * config.n_folded, 1)
         # Features last: a quarter faster than features first.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
