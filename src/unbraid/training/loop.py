@@ -86,7 +86,7 @@ class _Learner(nn.Module):
             return stem_losses(self.trainable.network(batch[:, -1]), batch[:, :-1], self.loss)
         mix, stems = batch.sum(dim=1), batch[:, : len(self.trainable.stems)]
         if self.loss.on_spectra:
-            return spectral_losses(*self.trainable.errors(mix, stems))
+            return spectral_losses(*self.trainable.errors(mix, stems), self.loss)
         if self.loss.on_magnitudes:
             return stem_losses(*self.trainable.magnitudes(mix, stems), self.loss)
         return stem_losses(self.trainable.separate(mix), stems, self.loss)

@@ -6,7 +6,6 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
@@ -21,9 +20,8 @@ __all__ = ["LossConfig", "spectral_losses", "stem_losses", "weigh"]
 _POWER_FLOOR = 1e-7
 # Added to energies in the SI-SDR, so that silence gives a number: that of the evaluation's uSDR.
 _DELTA = 1e-7
-# Energy of a stem's error, relative to the mix, under which it hardly matters.
-_LEAST_ERROR = 1e-3
-_LEAST_BAND_ERROR = 1e-2  # the same in a band
+# Energy of a stem's error, relative to the mix, under which it hardly matters: there the root has no slope to speak of.
+_LEAST_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class LossConfig:
     """What a training makes small.
 
     kind : of waveforms "l1", "mse", "stft" (see `n_ffts`), "l1+stft" (their sum) or "si_sdr"; of spectra
-        "spectral_log_error" (see `spectral_losses`); of magnitudes "magnitude_l1" (Spleeter), "magnitude_l1_weighted"
-        (Spleeter's `weighted_L1_mask`) or "magnitude_mse" (Open-Unmix)
+        "spectral_mse" or "spectral_rms" (see `spectral_losses`); of magnitudes "magnitude_l1" (Spleeter),
+        "magnitude_l1_weighted" (Spleeter's `weighted_L1_mask`) or "magnitude_mse" (Open-Unmix)
     weights : of stems, by name; 1 where none is given
     n_ffts : sizes of the FFTs of "stft" and "l1+stft", in samples; hops are a quarter of them
     """
@@ -42,7 +40,7 @@ class LossConfig:
     n_ffts: tuple[int, ...] = (2048, 1024, 512)
 
     def __post_init__(self) -> None:
-        kinds = (*_KINDS, _SPECTRAL)
+        kinds = (*_KINDS, *_SPECTRAL)
         if self.kind not in kinds:
             near = difflib.get_close_matches(self.kind, kinds, n=1, cutoff=0)[0]
             raise UsageError(f"loss.kind must be one of {', '.join(kinds)}, got '{self.kind}'; the nearest is '{near}'")
@@ -55,7 +53,7 @@ class LossConfig:
     @property
     def on_spectra(self) -> bool:
         """Whether it is of the energy of errors in spectra, not of waveforms."""
-        return self.kind == _SPECTRAL
+        return self.kind in _SPECTRAL
 
     @property
     def on_magnitudes(self) -> bool:
@@ -191,29 +189,19 @@ def _negative_si_sdr(estimates: Tensor, truths: Tensor, config: LossConfig) -> T
     return decibels.mean(0)
 
 
-def spectral_losses(errors: Tensor, energies: Tensor) -> Tensor:
-    """Give the loss of each stem in "spectral_log_error", as the mean over the batch: what SDR counts.
+def spectral_losses(errors: Tensor, energies: Tensor, config: LossConfig) -> Tensor:
+    """Give the loss of each stem in "spectral_mse" or "spectral_rms", as the mean over the batch.
 
-    log10(Σe / Σx + 1e-3) over all bins, and to it the mean of log10(Σe / Σx + 1e-2) over bands of two octaves, so that
-    not the bass alone decides. Relative to the mix, so that a soft example counts as much as a loud one, and silence is
-    to be silent; the floors let go of stems that are so much better than the mix. Needs no transform back to samples.
+    e / x, or its root. Relative to the mix, so that a soft example counts as much as a loud one. Needs
+    no transform back to samples. Both are convex in masks. A logarithm is not, which SDR would ask for: with it, all of
+    a mix in one stem and silence in the others is a minimum that networks do not leave.
 
-    errors, energies : e of each stem [shape=(batch, stem, bin)], and x of the mix [shape=(batch, bin)], in the same
-        unit
+    errors, energies : e of each stem [shape=(batch, stem)], and x of the mix [shape=(batch,)], in the same unit
+    config : says which
     returns : tensor [shape=(stem,)]
     """
-    n_bins = energies.shape[-1]
-    # From the top down: the highest of four bands has three quarters of the bins.
-    edges = [0, *(n_bins >> 2 * i for i in range(3, -1, -1))]
-    bands = [
-        _relative(errors[..., first:last], energies[..., first:last], _LEAST_BAND_ERROR)
-        for first, last in pairwise(edges)
-    ]
-    return (_relative(errors, energies, _LEAST_ERROR) + torch.stack(bands).mean(0)).mean(0)
-
-
-def _relative(errors: Tensor, energies: Tensor, floor: float) -> Tensor:
-    return (errors.sum(-1) / (energies.sum(-1)[:, None] + _DELTA) + floor).log10()
+    relative = errors / (energies[:, None] + _DELTA)
+    return (relative if config.kind == "spectral_mse" else (relative + _LEAST_ERROR).sqrt()).mean(0)
 
 
 _KINDS: Final[Mapping[str, Callable[[Tensor, Tensor, LossConfig], Tensor]]] = MappingProxyType(
@@ -228,5 +216,5 @@ _KINDS: Final[Mapping[str, Callable[[Tensor, Tensor, LossConfig], Tensor]]] = Ma
         "magnitude_mse": _squared,
     }
 )
-_SPECTRAL = "spectral_log_error"
+_SPECTRAL = ("spectral_mse", "spectral_rms")
 _SUMMED = ("magnitude_l1", "magnitude_l1_weighted")

@@ -112,8 +112,8 @@ class Trainable(nn.Module):
 
         mix : tensor [shape=(batch, channel, n_samples), float32]
         stems : tensor [shape=(batch, stem, channel, n_samples), float32]
-        returns : (errors, energies), tensors [shape=(batch, stem, bin)] and [shape=(batch, bin)] of the bins that the
-            network estimates, over all channels and frames
+        returns : (errors, energies), tensors [shape=(batch, stem)] and [shape=(batch,)], over all channels, frames, and
+            bins that the network estimates
 
         Raises
         ------
@@ -294,9 +294,9 @@ class _SpleeterTrainable(Trainable):
         # lie frame after frame in memory, and masks bin after bin.
         power = torch.view_as_real(seen).square().sum(-1).contiguous()
         twice_common = (torch.view_as_real(2 * seen) * torch.view_as_real(true)).sum(-1).contiguous()
-        errors = (masks * (masks * power - twice_common)).sum((2, 4))
-        errors = errors + torch.view_as_real(true).square().sum((2, 4, 5))
-        return errors.clamp_min(0), power.sum((1, 2, 4))
+        errors = (masks * (masks * power - twice_common)).sum((2, 3, 4))
+        errors = errors + torch.view_as_real(true).square().sum((2, 3, 4, 5))
+        return errors.clamp_min(0), power.sum((1, 2, 3, 4))
 
     def _masks(self, spec: Tensor) -> Tensor:
         """Ratio masks [shape=(batch, stem, channel, n_bins, frame)] of the mix's spectrogram."""

@@ -221,14 +221,14 @@ def test_errors_of_spectra_are_those_of_the_masked_mix(form: str) -> None:
     n_bins, epsilon = trainable.config.n_bins, 1e-10
     for i in range(len(mix)):
         spec = complex_spectrogram(mix[i].numpy(), trainable.config)[..., :n_bins]
-        np.testing.assert_allclose(energies[i], np.square(np.abs(spec)).sum((0, 1)), rtol=1e-4)
+        np.testing.assert_allclose(energies[i], np.square(np.abs(spec)).sum(), rtol=1e-4)
         (seen,) = transform.forward(mix[i].numpy())
         with torch.inference_mode():
             estimates = trainable.network(torch.from_numpy(seen))[0].numpy()
         shares = estimates**trainable.config.separation_exponent + epsilon
         for j, mask in enumerate(shares / shares.sum(0)):
             true = complex_spectrogram(stems[i, j].numpy(), trainable.config)[..., :n_bins]
-            expected = np.square(np.abs(mask * spec - true)).sum((0, 1))
+            expected = np.square(np.abs(mask * spec - true)).sum()
             np.testing.assert_allclose(errors[i, j].detach(), expected, rtol=1e-3)
 
 
