@@ -170,6 +170,25 @@ def test_errors_of_spectra_count_beside_the_mix() -> None:
     assert not LossConfig("l1").on_spectra
 
 
+@pytest.mark.parametrize("kind", ["spectral_mse", "spectral_rms"])
+def test_between_two_masks_the_loss_is_no_higher(kind: str) -> None:
+    """All of the mix in one stem is then no minimum; with the logarithm of errors it was, and networks stayed there."""
+    rng = np.random.default_rng(6)
+    mixes = rng.standard_normal((20, 1, 30))
+    truths = mixes * rng.dirichlet([0.3] * 3, (20, 30)).transpose(0, 2, 1)
+    truths[::4, 0] = 0
+
+    def loss(masks: np.ndarray) -> np.ndarray:
+        errors, energies = np.square(masks * mixes - truths).sum(2), np.square(mixes).sum((1, 2))
+        return spectral_losses(torch.from_numpy(errors), torch.from_numpy(energies), LossConfig(kind)).numpy()
+
+    all_in_one = np.zeros((20, 3, 30))
+    all_in_one[:, 1] = 1
+    for other in (rng.dirichlet([1.0] * 3, (20, 30)).transpose(0, 2, 1), truths / mixes):
+        along = [loss((1 - part) * all_in_one + part * other) for part in np.linspace(0, 1, 11)]
+        assert (np.diff(along, 2, axis=0) >= -1e-9).all()
+
+
 def test_a_loss_of_halves_is_computed_in_float32() -> None:
     estimates, truths = pair("mse", dtype=torch.float32)
     estimates, truths = (1e-4 * x for x in (estimates, truths))  # their squares are no numbers of half precision
