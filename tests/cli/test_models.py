@@ -625,7 +625,7 @@ DAMAGED_METADATA = {
     "no JSON": ({"networks": "{"}, "not JSON"),
     "no list": ({"networks": "7"}, "networks must be a list"),
     "another family": ({"networks": '[{"family": "wavenet", "config": {}}]'}, "unknown family of models 'wavenet'"),
-    "other sizes": ({}, "tensor 'stem.conv.weight' must have shape (49,"),
+    "other sizes": ({}, "tensor 'stem.weight' must have shape (49,"),
     "stems": ({"stems": '["a"]'}, "stems must be those"),
 }
 
