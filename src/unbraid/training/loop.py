@@ -25,6 +25,7 @@ from unbraid.training.averages import candidates, make_averages
 from unbraid.training.data import Span
 from unbraid.training.losses import LossConfig, spectral_losses, stem_losses, weigh
 from unbraid.training.networks import Trainable
+from unbraid.training.optimizers import Muon, is_kernel
 from unbraid.training.recipe import OptimizerConfig, Recipe, ScheduleConfig
 from unbraid.training.state import Progress, TrainingState, Weights, copied
 from unbraid.training.tensors import freeze, set_batch_norm
@@ -233,14 +234,17 @@ def _learn(
 
 
 def _optimizer(trainable: Trainable, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Make the optimiser; what has one axis (biases, normalisations, scales) does not decay."""
+    """Make the optimiser; biases, normalisations and scales do not decay."""
     learning = [parameter for parameter in trainable.network.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [one for one in learning if one.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [one for one in learning if one.ndim <= 1], "weight_decay": 0.0},
+        {"params": [one for one in learning if is_kernel(one)], "weight_decay": config.weight_decay},
+        {"params": [one for one in learning if not is_kernel(one)], "weight_decay": 0.0},
     ]
-    kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
-    return kind([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]]
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": Muon}
+    return kinds[config.kind](
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas
+    )
 
 
 def _is_over(progress: Progress, schedule: ScheduleConfig, limits: Limits) -> bool:

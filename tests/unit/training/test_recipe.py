@@ -61,7 +61,7 @@ def test_values_are_changed_by_their_keys() -> None:
         ("optimizer.learning_rate=fast", "'optimizer.learning_rate' must be a number, got 'fast'"),
         ("data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
         ("data.batch_size=1.5", "'data.batch_size' must be a whole number, got 1.5"),
-        ("optimizer.kind=adan", "optimizer.kind must be one of adam, adamw, got 'adan'; the nearest is 'adam'"),
+        ("optimizer.kind=adan", "optimizer.kind must be one of adam, adamw, muon, got 'adan'; the nearest is 'adam'"),
         ("seed.x=1", "'seed' must be a whole number"),
         ("nothing", "--set takes section.key=value, got 'nothing'"),
         ("average.steps=[1.5]", "decays of average must be between 0 and 1, got 1.5"),
