@@ -63,7 +63,7 @@ _STYLES = {
         guitar: .8 strum power picked riff; piano: .2 block; organ: .25 hold; lead: .5 solo theme
         voice: .95 sung rhythmic; backing: .6 thirds oohs answer"""),
     "pop": _Style((84, 132), "pop|pop minor", "song", """
-        drums: 1 pop rock; percussion: .5 shaker tambourine claps congas; bass: 1 roots simple kick octaves
+        drums: 1 pop rock; percussion: .5 shaker tambourine claps congas; bass: 1 roots simple kick octaves deep
         piano: .7 block broken stabs; guitar: .6 strum picked skank; guitar: .3 scratch picked; pad: .5 hold
         strings: .35 hold line; brass: .15 stabs; lead: .3 theme hook; arpeggio: .3 machine
         voice: .97 sung rhythmic long; backing: .8 thirds oohs answer""", human_s=0.003),
@@ -85,30 +85,33 @@ _STYLES = {
         piano: .5 stabs block; strings: .7 line hold; brass: .5 stabs fanfare; pad: .2 hold; lead: .25 hook
         voice: .85 sung rhythmic; backing: .7 thirds oohs""", human_s=0.003, colour=0.3),
     "house": _Style((118, 130), "dance minor|dance|soul minor", "club", """
-        drums: 1 four; percussion: .7 shaker congas claps bongos tambourine; bass: 1 offbeat octaves funk
+        drums: 1 four; percussion: .7 shaker congas claps bongos tambourine; bass: 1 offbeat octaves funk sub deep
         piano: .55 stabs block; organ: .35 stabs; pad: .6 hold pulse; strings: .25 hold; brass: .1 stabs
         arpeggio: .5 machine; lead: .5 hook chops; voice: .65 chops sung; backing: .3 thirds
         """, swung=2, swing=(0, 0.35), human_s=0, colour=0.4),
     "techno": _Style((122, 146), "drone minor|metal minor|dance minor", "club", """
-        drums: 1 four; percussion: .7 shaker wood claps triangle congas; bass: .95 offbeat pulse sub; pad: .5 hold
-        piano: .12 stabs; arpeggio: .75 machine; arpeggio: .3 machine; lead: .4 chops hook; voice: .25 chops
+        drums: 1 four; percussion: .7 shaker wood claps triangle congas; bass: .95 offbeat pulse sub deep
+        pad: .5 hold; piano: .12 stabs; arpeggio: .75 machine; arpeggio: .3 machine; lead: .4 chops hook
+        voice: .25 chops
         """, human_s=0),
     "trance": _Style((132, 144), "dance minor|pop minor|pop", "club", """
         drums: 1 four; percussion: .5 claps shaker; bass: 1 offbeat pulse; pad: .8 hold pulse; strings: .4 hold
         piano: .35 broken block; arpeggio: .9 machine; lead: .85 hook theme; lead: .3 hook; voice: .45 long chops
         backing: .2 oohs""", human_s=0),
     "drum and bass": _Style((164, 178), "dance minor|drone minor|soul minor", "club", """
-        drums: 1 breaks; percussion: .4 shaker congas claps; bass: 1 sub wobble pulse; pad: .7 hold
-        piano: .3 broken stabs; strings: .25 hold; arpeggio: .4 machine; lead: .4 hook chops
+        drums: 1 breaks; percussion: .4 shaker congas claps; bass: 1 sub wobble pulse deep
+        pad: .7 hold; piano: .3 broken stabs; strings: .25 hold; arpeggio: .4 machine; lead: .4 hook chops
         voice: .5 chops long sung; backing: .2 oohs
         """, human_s=0, colour=0.3),
     "hip-hop": _Style((80, 102), "soul minor|jazz minor|jazz|pop minor", "song", """
-        drums: 1 boombap; percussion: .4 shaker bongos tambourine; bass: 1 simple kick sub; piano: .6 stabs block broken
-        guitar: .3 picked skank; organ: .2 hold; strings: .3 hold line; brass: .25 stabs; pad: .2 hold; lead: .2 theme
+        drums: 1 boombap; percussion: .4 shaker bongos tambourine; bass: 1 simple kick sub deep
+        piano: .6 stabs block broken; guitar: .3 picked skank; organ: .2 hold; strings: .3 hold line; brass: .25 stabs
+        pad: .2 hold; lead: .2 theme
         voice: .9 rhythmic; backing: .4 answer thirds""", swung=2, swing=(0.2, 0.8), human_s=0.005, pentatonic=0.8),
     "trap": _Style((126, 156), "drone minor|pop minor|metal minor", "song club", """
-        drums: 1 trap; percussion: .4 claps shaker bongos; bass: 1 sub kick; piano: .45 broken swell; guitar: .2 picked
-        pad: .5 hold; strings: .3 hold; brass: .15 swell; arpeggio: .35 machine; lead: .6 hook theme
+        drums: 1 trap; percussion: .4 claps shaker bongos; bass: 1 sub kick deep deep
+        piano: .45 broken swell; guitar: .2 picked; pad: .5 hold; strings: .3 hold; brass: .15 swell
+        arpeggio: .35 machine; lead: .6 hook theme
         voice: .85 rhythmic sung; backing: .4 answer oohs thirds""", human_s=0, pentatonic=0.7),
     "reggae": _Style((66, 90), "rock|soul minor|folk minor|pop", "song", """
         drums: 1 reggae; percussion: .6 bongos shaker congas wood; bass: 1 reggae; guitar: .95 skank
@@ -147,7 +150,7 @@ _STYLES = {
         guitar: .8 picked riff; piano: .4 block broken; organ: .2 hold; strings: .25 line; lead: .6 theme solo
         voice: .97 sung; backing: .6 thirds""", meters="4/4 4/4 4/4 3/4", swing=(0, 0.6), human_s=0.006, colour=0),
     "synthpop": _Style((98, 132), "pop minor|dance minor|pop", "song", """
-        drums: 1 pop four; percussion: .4 claps tambourine; bass: 1 pulse octaves broken; pad: .8 hold pulse
+        drums: 1 pop four; percussion: .4 claps tambourine; bass: 1 pulse octaves broken sub; pad: .8 hold pulse
         arpeggio: .75 machine; arpeggio: .25 machine; lead: .6 hook theme; guitar: .25 picked; piano: .2 stabs
         strings: .3 hold; voice: .85 sung long; backing: .5 thirds oohs""", human_s=0),
     "ambient": _Style((58, 96), "drone|drone minor", "drift", """

@@ -80,6 +80,8 @@ _LINES = {
     "three": "r---l---l--- r----------- r---f---o--- r-------f-a- r---r---a--- r-t-f---f-a-",
     "six": "r-----r----- r---r-f---a- r-----f-r-f- r-r-r-r-r-r- r-f-o-f-o-f- r-----------",
 }  # fmt: skip
+_WITH_KICK = {"kick": "roots", "deep": "sub"}  # and what they play where there is none
+_DEEP = ("deep", "sub", "wobble")
 
 
 class Hit(NamedTuple):
@@ -264,8 +266,12 @@ def spans(bars: Sequence[Bar], *, longest: int = 2) -> list[tuple[int, int, Chor
 
 
 def bass_line(rng: Generator, bars: Sequence[Bar], mode: str, kick: dict[int, str]) -> list[Hit]:
-    """Play the bass: "walking", with the "kick" (its pattern by start of bar), or one of the lines; within 28 to 55."""
-    floor = int(rng.integers(28, 33))
+    """Play the bass: "walking", with the "kick" (its pattern by start of bar), or one of the lines; from 28 to 55.
+
+    Those of machines, which have no lowest string, begin up to half an octave below: "deep" (also with the kick), "sub"
+    and "wobble".
+    """
+    floor = int(rng.integers(22, 29) if mode in _DEEP else rng.integers(28, 33))
     lines: dict[str, str] = {}
     hits: list[Hit] = []
     pitch = floor
@@ -278,9 +284,9 @@ def bass_line(rng: Generator, bars: Sequence[Bar], mode: str, kick: dict[int, st
             continue
         if bar.section not in lines:
             narrow = {(12, 4): "three", (12, 6): "six"}.get((bar.n_steps, bar.pulse))
-            lines[bar.section] = pick(rng, _LINES[narrow or (mode if mode != "kick" else "roots")].split())
+            lines[bar.section] = pick(rng, _LINES[narrow or _WITH_KICK.get(mode, mode)].split())
         line = fit(lines[bar.section], bar.n_steps, bar.index)
-        if mode == "kick" and bar.start in kick:
+        if mode in _WITH_KICK and bar.start in kick:
             line = re.sub(r"\.", "-", re.sub(r"[1-9]", "r", kick[bar.start])).lstrip("-").rjust(bar.n_steps, ".")
         for step, length, how in struck(line):
             hits.append(_bass_note(bar.chord_at(step), target, floor, bar.start + step, length, how))
@@ -297,7 +303,7 @@ def _bass_note(chord: Chord, target: int, floor: int, step: int, length: int, ho
     pitch = root + above.get(how, 0)
     if how == "a":  # from a semitone below, or a tone above, whichever is on the way
         pitch = target - 1 if target >= root else target + 2
-    pitch += 12 if pitch < 28 else -12 if pitch > 55 else 0
+    pitch += 12 if pitch < min(floor, 28) else -12 if pitch > 55 else 0
     return Hit(step, 0.4 if how == "x" else length - 0.15, pitch, 0.45 if how == "x" else 0.85)
 
 

@@ -63,7 +63,7 @@ _SUNG = {"soft_clip": 0.12, "tube": 0.15, "warm": 0.2, "chorus": 0.1, "flanger":
 HABITS: Final[Mapping[str, Habits]] = {
     "drums": Habits(0, 2.5, (15, 45), (-32, -12), 0.05, 0.5, 0.4, 0.03, _KIT),
     "percussion": Habits(-8, 4, (60, 300), (-28, -9), 0.8, 0.3, 0.3, 0.12, _KIT),
-    "bass": Habits(-1, 3, (20, 50), (-50, -22), 0.05, 0.7, 0.1, 0.01, _BASS),
+    "bass": Habits(-1, 3, (15, 40), (-50, -22), 0.05, 0.7, 0.1, 0.01, _BASS),
     "piano": Habits(-4, 4, (25, 150), (-28, -8), 0.4, 0.4, 0.1, 0.08, _KEYS | {"amplifier": 0.02}),
     "guitar": Habits(-4, 4, (70, 200), (-28, -9), 0.9, 0.4, 0.1, 0.2, _GUITAR),
     "organ": Habits(-7, 4, (40, 200), (-28, -9), 0.6, 0.2, 0.0, 0.05, _KEYS | {"amplifier": 0.15}),

@@ -239,7 +239,7 @@ def _mallet(rng: Generator) -> Player:
 
 # How often each instrument is drawn for a role, by its share of all.
 _ROLES: dict[str, tuple[tuple[Callable[[Generator], Player], float], ...]] = {
-    "bass": ((analog_bass, 3), (acid_bass, 1), (reese, 1.5), (sine_bass, 1.5), (fm_bass, 1.5), (string_bass, 3)),
+    "bass": ((analog_bass, 3), (acid_bass, 1), (reese, 1.5), (sine_bass, 3), (fm_bass, 1.5), (string_bass, 3)),
     "piano": ((acoustic_piano, 2), (electric_piano, 1)),
     "guitar": ((acoustic_guitar, 2), (clean_guitar, 2), (distorted_guitar, 2)),
     "organ": ((drawbar_organ, 2), (pipe_organ, 1)),

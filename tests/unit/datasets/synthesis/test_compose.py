@@ -26,7 +26,7 @@ SECONDS = 60.0
 CHORDAL = ("piano", "guitar", "organ", "pad", "strings")
 STEMS = sorted(set(ROLES.values()))
 RANGES = {
-    "drums": (35, 59), "percussion": (35, 82), "bass": (28, 55), "piano": (28, 90), "guitar": (40, 88),
+    "drums": (35, 59), "percussion": (35, 82), "bass": (22, 55), "piano": (28, 90), "guitar": (40, 88),
     "organ": (36, 88), "pad": (36, 88), "strings": (48, 90), "brass": (45, 82), "lead": (48, 90),
     "arpeggio": (48, 108), "voice": (48, 76), "backing": (43, 81),
 }  # fmt: skip
