@@ -188,8 +188,9 @@ def _decoded(track: MadeTrack, musdb18: Path) -> MadeTrack:
 
 
 def _rounded(samples: FloatArray) -> FloatArray:
-    """To 16 bits, without clipping: the songs stay below full scale."""
-    return np.rint(samples * np.float32(1 << 15)) / np.float32(1 << 15)
+    """To 16 bits; the songs stay below full scale, but decoded AAC may overshoot."""
+    steps = np.float32(1 << 15)
+    return np.clip(np.rint(samples * steps), -steps, steps - 1) / steps
 
 
 def _write(path: Path, samples: FloatArray, *, subtype: str = "PCM_16") -> None:

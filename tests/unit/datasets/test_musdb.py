@@ -78,7 +78,8 @@ def test_musdb18_hq_made_of_musdb18_has_its_samples_in_16_bits(
         assert (packed.subset, packed.name) == (plain.subset, plain.name)
         first, second = signals_of(packed), signals_of(plain)
         for signal in STREAMS:
-            np.testing.assert_array_equal(np.rint(first[signal] * 2.0**15), second[signal] * 2.0**15)
+            steps = np.clip(np.rint(first[signal] * 2.0**15), -(2**15), 2**15 - 1)  # AAC may overshoot full scale
+            np.testing.assert_array_equal(steps, second[signal] * 2.0**15)
             np.testing.assert_array_equal(second[signal], made_of(plain, made).signals[signal])
 
 
