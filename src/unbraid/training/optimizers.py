@@ -17,6 +17,8 @@ _N_REPEATS = 5
 _LEAST = 1e-7  # a gradient's length, below which it counts as none
 # Liu et al. 2025, "Muon is scalable for LLM training", section 2.2: steps are as long as those of AdamW usually are.
 _RMS = 0.2
+_MOMENTUM = 0.95  # of kernels, as in both
+_EPSILON = 1e-8  # of all else, as in AdamW
 
 
 class Muon(torch.optim.Optimizer):
@@ -30,8 +32,7 @@ class Muon(torch.optim.Optimizer):
     ----------
     params : groups of parameters
     lr : of kernels and all else, by the length of steps that AdamW would make
-    momentum : how much of it is kept
-    betas, eps : of AdamW
+    betas : of AdamW
     weight_decay : per step and rate
     """
 
@@ -39,13 +40,10 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Any,
         lr: float = 1e-3,
-        momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults)
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -58,33 +56,13 @@ class Muon(torch.optim.Optimizer):
             for weights in group["params"]:
                 if weights.grad is not None:
                     weights.mul_(1 - group["lr"] * group["weight_decay"])
-                    move = self._of_kernel if is_kernel(weights) else self._of_others
-                    weights.add_(move(self.state[weights], weights.grad, group), alpha=-group["lr"])
+                    state, gradient = self.state[weights], weights.grad
+                    if is_kernel(weights):
+                        step = _kernel_step(state, gradient)
+                    else:
+                        step = _step(state, gradient, group["betas"])
+                    weights.add_(step, alpha=-group["lr"])
         return loss
-
-    @staticmethod
-    def _of_kernel(state: dict[str, Tensor], gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        ahead = torch.lerp(gradient, state["momentum"], group["momentum"])  # Nesterov's
-        matrix = ahead.reshape(len(ahead), -1)
-        length: float = _RMS * max(matrix.shape) ** 0.5
-        return length * _orthogonal(matrix).view_as(gradient)
-
-    @staticmethod
-    def _of_others(state: dict[str, Tensor], gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        first, second = group["betas"]
-        if not state:
-            state["step"] = torch.zeros((), device=gradient.device)
-            state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        state["step"] += 1
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].lerp_(gradient.square(), 1 - second)
-        mean = state["mean"] / (1 - first ** state["step"])
-        square = state["square"] / (1 - second ** state["step"])
-        step: Tensor = mean / (square.sqrt() + group["eps"])
-        return step
 
 
 def is_kernel(weights: Tensor) -> bool:
@@ -102,3 +80,27 @@ def _orthogonal(matrix: Tensor) -> Tensor:
         squares = x @ x.T
         x = a * x + (b * squares + c * squares @ squares) @ x
     return (x.T if is_tall else x).to(matrix.dtype)
+
+
+def _kernel_step(state: dict[str, Tensor], gradient: Tensor) -> Tensor:
+    if not state:
+        state["momentum"] = torch.zeros_like(gradient)
+    state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
+    ahead = torch.lerp(gradient, state["momentum"], _MOMENTUM)  # Nesterov's
+    matrix = ahead.reshape(len(ahead), -1)
+    length: float = _RMS * max(matrix.shape) ** 0.5
+    return length * _orthogonal(matrix).view_as(gradient)
+
+
+def _step(state: dict[str, Tensor], gradient: Tensor, betas: tuple[float, float]) -> Tensor:
+    first, second = betas
+    if not state:
+        state["step"] = torch.zeros((), device=gradient.device)
+        state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    state["step"] += 1
+    state["mean"].lerp_(gradient, 1 - first)
+    state["square"].lerp_(gradient.square(), 1 - second)
+    mean = state["mean"] / (1 - first ** state["step"])
+    square = state["square"] / (1 - second ** state["step"])
+    step: Tensor = mean / (square.sqrt() + _EPSILON)
+    return step

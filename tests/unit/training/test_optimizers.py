@@ -12,11 +12,11 @@ SHAPES = ((6, 40), (40, 6), (8, 8))
 STEP_ERROR = 5 * 3.44 * 2.0**-9
 
 
-def parameter(*shape):
+def parameter(*shape: int) -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.randn(shape))
 
 
-def learn(optimizers, pairs):
+def learn(optimizers: list[torch.optim.Optimizer], pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]]) -> None:
     """Steps with the same gradients on both sides."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(N_STEPS):
@@ -27,7 +27,7 @@ def learn(optimizers, pairs):
             optimizer.step()
 
 
-def test_kernels_move_as_matrices_do_in_pytorch():
+def test_kernels_move_as_matrices_do_in_pytorch() -> None:
     torch.manual_seed(0)
     ours = [*(parameter(*shape) for shape in SHAPES), parameter(6, 4, 5, 2)]
     theirs = [torch.nn.Parameter(one.detach().clone().reshape(len(one), -1)) for one in ours]
@@ -45,7 +45,7 @@ def test_kernels_move_as_matrices_do_in_pytorch():
         assert (mine.reshape(other.shape) - other).norm() < STEP_ERROR * moved
 
 
-def test_what_is_no_kernel_moves_as_with_adamw():
+def test_what_is_no_kernel_moves_as_with_adamw() -> None:
     torch.manual_seed(0)
     ours = [parameter(9), parameter(48, 1, 1)]
     theirs = [torch.nn.Parameter(one.detach().clone()) for one in ours]
@@ -64,11 +64,11 @@ def test_what_is_no_kernel_moves_as_with_adamw():
     ("shape", "is_one"),
     [((8, 4), True), ((8, 1, 3, 3), True), ((8,), False), ((8, 1, 1), False), ((1, 8), False), ((), False)],
 )
-def test_what_is_a_kernel(shape, is_one):
+def test_what_is_a_kernel(shape: tuple[int, ...], is_one: bool) -> None:
     assert is_kernel(torch.zeros(shape)) == is_one
 
 
-def test_a_step_has_the_singular_values_of_the_polynomial():
+def test_a_step_has_the_singular_values_of_the_polynomial() -> None:
     kernel = torch.nn.Parameter(torch.zeros(16, 64))
     left, _ = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(2)))
     right, _ = torch.linalg.qr(torch.randn(64, 16, generator=torch.Generator().manual_seed(3)))
@@ -82,11 +82,11 @@ def test_a_step_has_the_singular_values_of_the_polynomial():
     torch.testing.assert_close(found, expected, rtol=STEP_ERROR, atol=0)
 
 
-def test_it_goes_on_from_its_state():
+def test_it_goes_on_from_its_state() -> None:
     torch.manual_seed(0)
     target = torch.randn(5, 7)
 
-    def steps(optimizer, weights, n):
+    def steps(optimizer: Muon, weights: list[torch.nn.Parameter], n: int) -> None:
         for _ in range(n):
             optimizer.zero_grad()
             (weights[0] + weights[1][:, None] - target).square().sum().backward()
