@@ -28,12 +28,15 @@ TITLE = (
 
 
 def write_report(results: Path, docs: Path, commands: list[str]) -> Path:
-    """Write the report from what was measured; of what was not, the section stays as it is."""
+    """Write the report from what was measured; of what was not, and of what others measured, sections stay."""
     found = {path.stem: json.loads(path.read_text()) for path in results.glob("*.json")}
     path = docs / "performance.md"
     kept = kept_sections(path.read_text(encoding="utf-8") if path.exists() else TITLE)
     header = _header(found.get("machine"), kept[""])
-    parts = [header, *_sections(found, kept, header), "## The commands\n\n```\n" + "\n".join(commands) + "\n```\n"]
+    last = "The commands"
+    others = [f"## {name}\n\n{kept[name].strip(chr(10))}\n\n" for name in kept if name not in {"", last, *SECTIONS}]
+    end = f"## {last}\n\n```\n" + "\n".join(commands) + "\n```\n"
+    parts = [header, *_sections(found, kept, header), *others, end]
     if "separate" in found:
         (docs / "performance.svg").write_text(_chart(found["separate"]), encoding="utf-8")
     path.write_text("\n".join(parts), encoding="utf-8")
@@ -164,8 +167,8 @@ def _builtin(found: Results) -> str:
             speed = f"{int(seconds) / wall_s:.0f} ×"
             rows.append([f"{precision}, {int(seconds)} s", f"{peak_mb:.0f} MB", f"{wall_s:.1f} s", speed])
     text = (
-        "`unbraid separate -m unbraid:4stems --precision P song.mp3`; float32 is the default. Greatest peaks, median "
-        "times.\n\n"
+        "`unbraid separate -m unbraid:4stems --precision P song.mp3`; bfloat16 is the default where the processor has "
+        "it. Greatest peaks, median times.\n\n"
     )
     return text + table(["", "peak memory", "wall", "real time, start included"], rows)
 

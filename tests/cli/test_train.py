@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -136,6 +137,25 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
     # As far as both go, it is the training that nobody interrupted.
     n_both = min(20, n_done + 2)
     np.testing.assert_array_equal(losses(tmp_path / "out")[:n_both], losses(whole)[:n_both])
+
+
+def test_of_two_processes_that_are_interrupted_one_speaks(songs: Path, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["-d", songs, "-r", recipe, "-o", tmp_path / "out", "--device", "cpu", "--devices", 2]
+    process = subprocess.Popen(
+        [*REAL, "train", *map(str, arguments), "--set", "schedule.max_steps=100000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(**ONE_THREAD),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
+    )
+    while not (tmp_path / "out" / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert [line.split(";")[0] for line in err.decode().splitlines()] == ["unbraid: interrupted"]
 
 
 def killed(arguments: Sequence[object], folder: Path, n_kills: int) -> None:

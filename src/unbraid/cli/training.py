@@ -111,6 +111,8 @@ def run(given: Run) -> int:
 
         outcome = run_job(job, watch, display)
     if outcome.model is None:
+        if not _is_first():
+            raise SystemExit(CancelledError.exit_code)
         raise CancelledError(
             f"interrupted; the training is saved in '{given.output_path}', and the same command goes on from there"
         )
@@ -133,6 +135,11 @@ def _recipe(given: Run, spleeter: SpleeterJson | None) -> Recipe:
         names = tuple(name.strip() for name in given.stems.split(",") if name.strip())
         recipe = replace(recipe, data=replace(recipe.data, stems=names))
     return recipe
+
+
+def _is_first() -> bool:
+    """Whether this is the one of several processes that speaks."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
 
 
 class _Stop:
@@ -184,9 +191,7 @@ class _Display(Screen, Watcher):
     """What is said while it runs: a bar on a terminal, else a line now and then."""
 
     def __init__(self, given: Run, recipe: Recipe, limits: Limits, stop: _Stop) -> None:
-        # Of several processes, the first one speaks.
-        is_first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
-        quiet = given.quiet or not is_first
+        quiet = given.quiet or not _is_first()
         super().__init__(show_bars=not quiet)
         self._quiet = quiet
         self._recipe = recipe

@@ -258,6 +258,29 @@ class _HybridTrainable(Trainable):
         return stems
 
 
+class _MaskedErrors(torch.autograd.Function):
+    """Energies Σ |m x − s|² − |s|² of real masks m, over all but the first two axes.
+
+    m, |x|² and Re x s* as arrays [shape=(batch, stem, channel, frame, bin)], the second without stems. The sum is of
+    m (m |x|² − 2 Re x s*), half the work of complex numbers; its slope is kept instead of what it is made from.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, masks: Tensor, power: Tensor, common: Tensor) -> Tensor:
+        sums, slopes = masks.new_empty(masks.shape[:2]), torch.empty_like(common)
+        for b, s in np.ndindex(*masks.shape[:2]):
+            half = torch.mul(masks[b, s], power[b]).sub_(common[b, s])
+            sums[b, s] = torch.dot(masks[b, s].reshape(-1), (half - common[b, s]).view(-1))
+            torch.mul(half, 2, out=slopes[b, s])
+        ctx.save_for_backward(slopes)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradients[0][:, :, None, None, None], None, None
+
+
 class _SpleeterTrainable(Trainable):
     """Spleeter and the shared U-Net: ratio masks of the estimated magnitudes.
 
@@ -287,16 +310,24 @@ class _SpleeterTrainable(Trainable):
         return estimated.to(mix.dtype), self._seen(self.spectrogram(stems))
 
     def errors(self, mix: Tensor, stems: Tensor) -> tuple[Tensor, Tensor]:
-        spec, true = self.spectrogram(self._window(mix, self.n_samples)), self.spectrogram(stems)
+        spec = self.spectrogram(self._window(mix, self.n_samples))
         masks = self._own_masks(spec)
-        seen, true = spec[:, None, :, : self.config.n_bins], true[..., : self.config.n_bins, :]
-        # |m x − s|² of a real mask m is m (m |x|² − 2 Re x s*) + |s|²: half the work of complex numbers. Spectrograms
-        # lie frame after frame in memory, and masks bin after bin.
-        power = torch.view_as_real(seen).square().sum(-1).contiguous()
-        twice_common = (torch.view_as_real(2 * seen) * torch.view_as_real(true)).sum(-1).contiguous()
-        errors = (masks * (masks * power - twice_common)).sum((2, 3, 4))
-        errors = errors + torch.view_as_real(true).square().sum((2, 3, 4, 5))
-        return errors.clamp_min(0), power.sum((1, 2, 3, 4))
+        seen = self._real(spec)
+        power = seen.square().sum(-1)
+        common, energies = torch.zeros_like(masks), masks.new_zeros(masks.shape[:2])
+        # One stem at a time, which stays in the cache. In a fifth of them is silence.
+        for b, s in np.ndindex(*masks.shape[:2]):
+            if not stems[b, s].any():
+                continue
+            true = self._real(self.spectrogram(stems[b, s]))
+            common[b, s] = (true * seen[b]).sum(-1)
+            energies[b, s] = true.square().sum()
+        errors: Tensor = _MaskedErrors.apply(masks, power, common) + energies  # type: ignore[no-untyped-call]
+        return errors.clamp_min(0), power.sum((1, 2, 3))
+
+    def _real(self, spec: Tensor) -> Tensor:
+        """The bins that the network sees, as pairs of numbers [shape=(…, frame, n_bins, 2)]: as they lie in memory."""
+        return torch.view_as_real(spec[..., : self.config.n_bins, :].transpose(-1, -2))
 
     def _masks(self, spec: Tensor) -> Tensor:
         """Ratio masks [shape=(batch, stem, channel, n_bins, frame)] of the mix's spectrogram."""
@@ -308,10 +339,13 @@ class _SpleeterTrainable(Trainable):
         return masks
 
     def _own_masks(self, spec: Tensor) -> Tensor:
-        """The same, by a shorter way where the network's own masks add up to one; they differ in silence only."""
+        """The same, frames before bins, by a shorter way where the network's masks add up to one.
+
+        They differ in silence only.
+        """
         if not isinstance(self.network, SharedUNet) or self.config.separation_exponent != 1:
-            return self._masks(spec)
-        logits = self.network.mask_logits(self._seen(spec).transpose(-1, -2))
+            return self._masks(spec).transpose(-1, -2)
+        logits = self.network.mask_logits(self._seen(spec))
         return logits.to(spec.real.dtype).softmax(1)
 
     def _seen(self, spec: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ _GENERATED = (
     "<!-- Made from weights/catalog.toml by `python -m unbraid.weights.card docs/models`; changes belong there. -->"
 )
 _INDEX_TOP = """\
-`unbraid:4stems` and `unbraid:2stems` are built in, and need no download
-([card](../../src/unbraid/builtin/4stems/card.md)). Those below are published by others: `unbraid models fetch NAME`
+`unbraid:4stems`, `unbraid:2stems` and `unbraid:5stems` are built in, and need no download
+([card](../../src/unbraid/builtin/5stems/card.md)). Those below are published by others: `unbraid models fetch NAME`
 gets one, and `unbraid separate -m NAME` does so where it is needed.
 [format.md](format.md) describes how a model is kept."""
 _INDEX_END = """\

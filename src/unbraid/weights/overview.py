@@ -11,7 +11,7 @@ from unbraid.weights.card import card
 from unbraid.weights.catalog import Entry, catalog
 from unbraid.weights.folder import CARD, check_weights, installed_folder, installed_models
 from unbraid.weights.model_file import DESCRIPTION, read_model_file
-from unbraid.weights.store import BUILTIN, BUILTIN_FOLDER, available_models
+from unbraid.weights.store import BUILTIN, BUILTIN_FOLDER, available_models, load_model
 
 __all__ = ["Row", "card_of", "folder_of", "overview"]
 
@@ -42,7 +42,7 @@ def overview() -> list[Row]:
     """Every model: built in, published, imported."""
     published = {installed_folder(name) for name in catalog()}
     imported = {name: folder for name, folder in installed_models().items() if folder not in published}
-    rows = [_row_of_folder(name, folder_of(name), "built in") for name in BUILTIN]
+    rows = [_row_of_builtin(name) for name in BUILTIN]
     rows += [_row_of_entry(entry) for entry in catalog().values()]
     rows += [_row_of_folder(name, folder, "installed") for name, folder in imported.items()]
     return rows
@@ -85,11 +85,16 @@ def _row_of_entry(entry: Entry) -> Row:
     return replace(row, state=here.state, size=here.size)
 
 
+def _row_of_builtin(name: str) -> Row:
+    """One whose stems may be sums of those that its folder names."""
+    row = _row_of_folder(name, BUILTIN_FOLDER, "built in")
+    return replace(row, stems=tuple(stem for stem, _ in load_model(name).stems)) if row.stems else row
+
+
 def _row_of_folder(name: str, folder: Path, state: str) -> Row:
     try:
         model = read_model_file(folder)
         check_weights(folder, model)
     except ModelError:
         return Row(name, "damaged", None, None, (), "")
-    stems = ("vocals", "accompaniment") if name == "unbraid:2stems" else model.stems
-    return Row(name, state, model.weights_size, None, stems, model.licence)
+    return Row(name, state, model.weights_size, None, model.stems, model.licence)

@@ -2,7 +2,8 @@
 
 | given                            | meaning                                                                       |
 |----------------------------------|-------------------------------------------------------------------------------|
-| ``unbraid:4stems``, ``:2stems``  | built in                                                                      |
+| ``unbraid:2stems``, ``:4stems``, | built in: one network, some of whose stems are added up                       |
+| ``unbraid:5stems``               |                                                                               |
 | ``spleeter:4stems``, ``umx`` …   | of the catalogue: installed, or fetched and installed now                     |
 | another name                     | installed by ``unbraid models import``                                        |
 | a folder                         | ``model.toml`` and ``weights.safetensors``, as training leaves them           |
@@ -18,6 +19,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -36,8 +38,16 @@ from unbraid.weights.tensors import read_tensors
 
 __all__ = ["BUILTIN", "BUILTIN_FOLDER", "Model", "Part", "available_models", "default_model", "load_model"]
 
-BUILTIN = ("unbraid:4stems", "unbraid:2stems")
-BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin" / "4stems"
+BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin" / "5stems"
+# What each of them adds up of the stems of the one network.
+_SUMS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "unbraid:4stems": {"other": ("piano", "other")},
+        "unbraid:2stems": {"accompaniment": ("drums", "bass", "piano", "other")},
+        "unbraid:5stems": {},
+    }
+)
+BUILTIN = tuple(_SUMS)
 
 OnProgress = Callable[[FetchProgress], None]
 
@@ -131,11 +141,11 @@ def default_model() -> str:
 
 def _builtin(name: str) -> Model:
     model = _folder(name, BUILTIN_FOLDER)
-    if name == "unbraid:4stems":
-        return model
-    vocals = model.transform.stems.index("vocals")
-    rest = tuple(i for i in range(len(model.transform.stems)) if i != vocals)
-    return replace(model, stems=(("vocals", (vocals,)), ("accompaniment", rest)))
+    own, sums = model.transform.stems, _SUMS[name]
+    summed = {part for parts in sums.values() for part in parts}
+    named = {**{stem: (stem,) for stem in own if stem not in summed}, **sums}
+    stems = tuple((stem, tuple(own.index(part) for part in parts)) for stem, parts in named.items())
+    return replace(model, stems=stems)
 
 
 def _folder(name: str, folder: Path) -> Model:

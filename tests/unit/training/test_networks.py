@@ -492,7 +492,7 @@ def test_frozen_parameters_do_not_learn() -> None:
     assert parameters["decoder.0.0.weight"].requires_grad  # nothing was done
 
 
-@pytest.mark.parametrize("form", ["spleeter", "shared", "openunmix"])
+@pytest.mark.parametrize("form", ["spleeter", "openunmix"])
 def test_frozen_batch_norms_keep_their_statistics(form: str) -> None:
     trainable = made(form)
 

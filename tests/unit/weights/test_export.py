@@ -179,8 +179,8 @@ def test_safetensors_holds_the_very_weights(model: str, tmp_path: Path) -> None:
 def test_metadata_says_what_surrounds_the_network(format: str, home: Path, tmp_path: Path) -> None:
     path, *_ = export_model("unbraid:2stems", tmp_path / "model", format=format)
     metadata = METADATA[format](path)
-    assert json.loads(metadata["stems"]) == ["vocals", "drums", "bass", "other"]
-    assert json.loads(metadata["groups"]) == {"vocals": [0], "accompaniment": [1, 2, 3]}
+    assert json.loads(metadata["stems"]) == ["vocals", "drums", "bass", "piano", "other"]
+    assert json.loads(metadata["groups"]) == {"vocals": [0], "accompaniment": [1, 2, 3, 4]}
     numbers = {"sample_rate": "44100", "n_fft": "4096", "hop": "1024", "n_frames": "512", "n_bins": "1024"}
     words = {"licence": "MIT", "name": "unbraid:2stems", "mask_extension": "average"}
     assert {key: metadata[key] for key in (*numbers, *words)} == numbers | words

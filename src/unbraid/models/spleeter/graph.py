@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "network", "parameter_shapes"]
 
-GRAPH_VERSION = 2  # part of every fingerprint: raised whenever `describe` describes something else than before
+GRAPH_VERSION = 3  # part of every fingerprint: raised whenever `describe` describes something else than before
 
 
 def describe(config: SpleeterConfig) -> GraphNodes:

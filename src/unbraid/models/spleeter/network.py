@@ -130,14 +130,6 @@ class SpleeterNetwork(nn.Module):
         return masks * magnitude[:, None]
 
 
-class _FrameFirstSharedUNet(SharedUNet):
-    """`SharedUNet` for arrays (…, frame, bin), as every network of the pipeline takes them."""
-
-    def forward(self, magnitude: Tensor) -> Tensor:
-        """Separate a block, as `SpleeterNetwork.forward` does."""
-        return super().forward(magnitude.transpose(2, 3)).transpose(3, 4)
-
-
 def make_module(config: SpleeterConfig) -> nn.Module:
     """Make the network that a configuration asks for, with random parameters."""
-    return SpleeterNetwork(config) if config.shared_unet is None else _FrameFirstSharedUNet(config.shared_unet)
+    return SpleeterNetwork(config) if config.shared_unet is None else SharedUNet(config.shared_unet)

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from unbraid.models.onnx_graph import GraphNodes
 from unbraid.models.spleeter.config import SharedUNetConfig, SpleeterConfig
-from unbraid.models.spleeter.nodes import INPUT, NORM, batch_norm, convolution, share, transposed
+from unbraid.models.spleeter.nodes import INPUT, convolution, share, transposed
 
 __all__ = ["describe_shared_unet"]
-
-BATCH_NORM_EPS = 1e-5  # torch's default
 
 
 def describe_shared_unet(graph: GraphNodes, config: SpleeterConfig, shared: SharedUNetConfig) -> None:
     """Add the network, and the masks that it makes."""
     widths, n_rows = shared.widths, shared.n_rows
     x = _folded_features(graph, config, shared)
-    x = _convolution_unit(graph, "stem.", x, shared.n_channels * shared.n_folded, widths[0])
+    x = _convolution(graph, "stem.", x, shared.n_channels * shared.n_folded, widths[0])
     skips: list[str] = []
     for level, width in enumerate(widths):
         for block in range(shared.n_blocks):
@@ -46,38 +44,31 @@ def _folded_features(graph: GraphNodes, config: SpleeterConfig, shared: SharedUN
     offset = graph.scalar(shared.log_offset)
     x = graph.add("Log", graph.add("Add", INPUT, offset))
     for op, name in (("Mul", "bin_scale"), ("Add", "bin_offset")):
-        x = graph.add(op, x, graph.reshape(graph.parameter(name, config.n_bins, 1), config.n_bins))
+        x = graph.add(op, x, graph.parameter(name, config.n_bins))
     n_columns = config.n_frames // shared.fold_frames
     x = graph.reshape(x, shared.n_channels, n_columns, shared.fold_frames, shared.n_rows, shared.fold_bins)
     x = graph.add("Transpose", x, perm=[1, 3, 0, 4, 2])
     return _features_first(graph, graph.reshape(x, 1, n_columns, shared.n_rows, shared.n_channels * shared.n_folded))
 
 
-def _convolution_unit(graph: GraphNodes, prefix: str, x: str, n_in: int, n_out: int) -> str:
-    x = convolution(graph, f"{prefix}conv.", x, (n_out, n_in, 3, 3), bias=False, turned=True, pads=[1, 1, 1, 1])
-    return graph.add("Relu", batch_norm(graph, f"{prefix}norm.", x, n_out, epsilon=BATCH_NORM_EPS))
+def _convolution(graph: GraphNodes, prefix: str, x: str, n_in: int, n_out: int) -> str:
+    return convolution(graph, prefix, x, (n_out, n_in, 3, 3), turned=True, pads=[1, 1, 1, 1])
 
 
 def _block(graph: GraphNodes, prefix: str, x: str, width: int, n_rows: int, divisor: int) -> str:
-    """A convolution unit, and two dense layers along the rows, which add to their input."""
-    x = _convolution_unit(graph, f"{prefix}conv.", x, width, width)
+    """A convolution, and two dense layers along the rows; each adds to its input."""
+    more = graph.add("Relu", _convolution(graph, f"{prefix}conv.", x, width, width))
+    x = graph.add("Add", x, graph.add("Mul", more, graph.parameter(f"{prefix}gain", width, 1, 1)))
     prefix = f"{prefix}frequency."
     n_inner = n_rows // divisor
     # The changes of shape keep OpenVINO from moving the arrays about for its matrix products.
     inner = graph.reshape(_features_last(graph, x), -1, n_rows, width)
     inner = graph.add("MatMul", graph.parameter(f"{prefix}squeeze", n_inner, n_rows), inner)
-    inner = graph.add("Relu", _norm_last(graph, f"{prefix}norm.", inner, width))
+    for op, name in (("Mul", "scale"), ("Add", "offset")):  # of features, which are last here
+        inner = graph.add(op, inner, graph.reshape(graph.parameter(f"{prefix}{name}", width, 1, 1), width))
+    inner = graph.add("Relu", inner)
     inner = graph.add("MatMul", graph.parameter(f"{prefix}expand", n_rows, n_inner), inner)
     return graph.add("Add", x, _features_first(graph, graph.reshape(inner, 1, -1, n_rows, width)))
-
-
-def _norm_last(graph: GraphNodes, prefix: str, x: str, n_features: int) -> str:
-    """Batch normalisation of the last axis."""
-    weight, bias, mean, variance = (graph.parameter(f"{prefix}{name}", n_features) for name in NORM)
-    deviation = graph.add("Sqrt", graph.add("Add", variance, graph.scalar(BATCH_NORM_EPS)))
-    scale = graph.add("Div", weight, deviation)
-    shift = graph.add("Sub", bias, graph.add("Mul", mean, scale))
-    return graph.add("Add", graph.add("Mul", x, scale), shift)
 
 
 def _features_last(graph: GraphNodes, x: str) -> str:
