@@ -370,7 +370,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(room: int, small_disk: Path
     home = {"UNBRAID_HOME": str(small_disk / "home")}
     refused(world.run("models", "fetch", "spleeter:2stems", "-q", **home), "UNBRAID_HOME", *FULL[room])
     installed = json.loads(world.run("models", "list", "--installed", "--json", **home).out)
-    assert [row["state"] for row in installed] == ["built in", "built in"]
+    assert {row["state"] for row in installed} == {"built in"}
     assert list((small_disk / "home" / "models").iterdir()) == []
     n_requests = len(world.hub.requests)
     filler.unlink()
