@@ -101,7 +101,7 @@ def make_songs(data: Path, out: Path) -> None:
 
 def train(out: Path, name: str, recipe: str, data: Path, *more: object) -> None:
     if not (out / name / "model").exists():
-        # Two processes of one thread are a third faster than one of two; each does half of the recipe's 6 examples.
+        # Two processes of one thread are a fifth faster than one of two; each does half of the recipe's 6 examples.
         halves = ("--devices", 2, "--set", "data.batch_size=3")
         options = ("--missing", "silent", "--cache", out / "cache", *halves)
         unbraid("train", "-r", recipe, "-d", data, "-o", out / name, *options, *more)
@@ -199,7 +199,7 @@ def ship(trained: Path, place: Path) -> None:
     about = "five real songs, an instrument bank, voices and synthetic songs; see its card"
     model = replace(model, name="unbraid:5stems", networks=(part,), licence="MIT", training_data=about)
     model = replace(model, allows_bf16=True)  # it has learnt in it: errors are 49 dB and more below the stems
-    # Kernels bear half the precision; statistics of a batch normalisation may be too small for it.
+    # Kernels bear half the precision; the rest, a number for each feature or bin, weighs nothing.
     halves = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items() if x.dtype.kind == "f"}
     write_model(place, model, halves)
 

@@ -109,25 +109,32 @@ def test_the_same_command_again_has_nothing_left_to_do(
     np.testing.assert_array_equal(losses(folder), before[1])
 
 
+def interrupted(arguments: Sequence[object], folder: Path) -> str:
+    """Train until something is saved, then press Ctrl-C, which every process hears; returns what it complains."""
+    process = subprocess.Popen(
+        [*REAL, "train", *map(str, arguments), "--set", "schedule.max_steps=100000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(**ONE_THREAD),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
+    )
+    while not (folder / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    return err.decode()
+
+
 def test_an_interrupt_saves_and_the_same_command_goes_on(
     trained: tuple[Outcome, Path], songs: Path, recipe: Path, tmp_path: Path
 ) -> None:
     _, whole = trained
     arguments = ["-d", songs, "-r", recipe, "-o", tmp_path / "out"]
-    process = subprocess.Popen(
-        [*REAL, "train", *map(str, arguments), "--set", "schedule.max_steps=100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(**ONE_THREAD),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while not (tmp_path / "out" / "checkpoint.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert err.decode().startswith(f"unbraid: interrupted; the training is saved in '{tmp_path / 'out'}', and the same")
+    err = interrupted(arguments, tmp_path / "out")
+    assert err.startswith(f"unbraid: interrupted; the training is saved in '{tmp_path / 'out'}', and the same")
     n_done = len(losses(tmp_path / "out"))
     _, plain = read_checkpoint(tmp_path / "out" / "checkpoint.safetensors")
     assert plain["progress"]["step"] == n_done >= 5
@@ -141,21 +148,8 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(
 
 def test_of_two_processes_that_are_interrupted_one_speaks(songs: Path, recipe: Path, tmp_path: Path) -> None:
     arguments = ["-d", songs, "-r", recipe, "-o", tmp_path / "out", "--device", "cpu", "--devices", 2]
-    process = subprocess.Popen(
-        [*REAL, "train", *map(str, arguments), "--set", "schedule.max_steps=100000"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment(**ONE_THREAD),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        start_new_session=True,
-    )
-    while not (tmp_path / "out" / "checkpoint.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert [line.split(";")[0] for line in err.decode().splitlines()] == ["unbraid: interrupted"]
+    err = interrupted(arguments, tmp_path / "out")
+    assert [line.split(";")[0] for line in err.splitlines()] == ["unbraid: interrupted"]
 
 
 def killed(arguments: Sequence[object], folder: Path, n_kills: int) -> None:
